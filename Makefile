@@ -1,0 +1,40 @@
+# Every target makes .venv and installs what it needs; a stamp file remembers it.
+
+PYTHON ?= python3
+TORCH := torch==2.13.0
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: venv demo test check bench clean
+
+venv: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/twinstep demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# torch comes first and by exact version, so that nothing which depends on it
+# picks another one.
+.venv/.torch: Makefile | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	touch $@
+
+$(INSTALLED): pyproject.toml .venv/.torch
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,torch]'
+	touch $@

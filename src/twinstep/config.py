@@ -1,0 +1,185 @@
+"""Every setting of a job, with its unit, its bound and why this default.
+
+Settings come from arguments, then from one TOML file, then from the defaults here;
+arguments win. The environment sets nothing. Relations between settings are checked
+when a config is made, so that a job which cannot work does not start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from twinstep.errors import ConfigError
+
+STRATEGIES = ("group", "ring", "mixed", "tail")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long anybody waits for anybody. All in seconds."""
+
+    silence_s_max: float = 1.5
+    """A machine whose lease was not renewed for so long is lost. A lost machine
+    must be decided upon within 2 s, which leaves half a second for the decision."""
+    hang_s_min: float = 10.0
+    """No step for so long, at least, before anyone is called hung: long enough for
+    a garbage collection, an evaluation, a slow batch."""
+    hang_steps: float = 10.0
+    """A hang is this many median step times without a step (if over hang_s_min)."""
+    first_step_s_max: float = 900.0
+    """The first step of a round compiles and warms up; so long it may take."""
+    stop_s_max: float = 10.0
+    """Killed ranks are gone, and inventories here, within this time."""
+    connect_s_max: float = 5.0
+    """One connection attempt, handshake included."""
+    transfer_s_max: float = 60.0
+    """One chunk, sent or received, or the verdict on a copy."""
+    machine_s_max: float = 600.0
+    """A replacement machine joins within this time after it was asked for."""
+    call_s_max: float = 2.0
+    """One call to the key-value store."""
+    tick_s: float = 0.1
+    """How often decisions look at the time."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ConfigError(f"timing.{field.name} is {value}; it must be > 0")
+        if self.tick_s * 4 > self.silence_s_max:
+            raise ConfigError(
+                f"timing.tick_s ({self.tick_s}) must be at most a quarter of "
+                f"timing.silence_s_max ({self.silence_s_max}), or a healthy machine "
+                "misses its renewal; lower tick_s or raise silence_s_max"
+            )
+
+    @property
+    def renew_s(self) -> float:
+        """Leases are renewed five times within their life."""
+        return self.silence_s_max / 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How bytes move between machines, and what a peer may make us hold."""
+
+    chunk_bytes: int = 512 * 1024
+    """A chunk is hashed and copied while it is in the second-level cache."""
+    streams: int = 1
+    """Connections per copy; more where one TCP stream does not fill the link."""
+    streams_max: int = 16
+    """Connections per copy that a peer may use."""
+    threads_max: int = 16
+    """Copies sent, and copies received, at the same time."""
+    socket_buffer_bytes: int = 4 * 1024 * 1024
+    """Kernel buffer asked for per data connection."""
+    header_bytes_max: int = 4 * 1024 * 1024
+    """A header larger than this ends the connection (a plan for 10,000 ranks
+    takes about 1 MB)."""
+    connections_max: int = 4096
+    """Connections an agent accepts at the same time."""
+    queue_max: int = 10_000
+    """Messages waiting to be written to one peer; a fuller queue drops the peer."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value < 1:
+                raise ConfigError(f"transfer.{field.name} is {value}; at least 1")
+        if self.chunk_bytes % 4096:
+            raise ConfigError(
+                f"transfer.chunk_bytes ({self.chunk_bytes}) must be a multiple of 4096"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A whole job: what runs where, what is kept, and the parts' own settings."""
+
+    machines: int = 1
+    ranks_per_machine: int = 1
+    standbys: int = 0
+    copies: int = 0
+    """Machines that hold each shard, the owner among them; 0 means two where there
+    are two machines, else one."""
+    placement: str = "mixed"
+    domains: tuple[str, ...] = ()
+    """The failure domain of each machine rank; empty: each machine its own."""
+    memory_bytes_max: int = 0
+    """What an agent may reserve for slots; 0: what its computer has available."""
+    rounds_without_progress_max: int = 3
+    """So many rounds in a row without a new step, and the job ends with a report."""
+    warm: bool = True
+    """Fork ranks from a process that has already imported the frameworks."""
+    preload: tuple[str, ...] = ("torch",)
+    """Modules the warm process imports, where they are installed."""
+    output_lines_max: int = 40
+    """Last lines of each rank's output kept for the report of a crash loop."""
+    timing: Timing = dataclasses.field(default_factory=Timing)
+    transfer: Transfer = dataclasses.field(default_factory=Transfer)
+
+    def __post_init__(self) -> None:
+        if self.machines < 1 or self.ranks_per_machine < 1 or self.standbys < 0:
+            raise ConfigError(
+                f"machines ({self.machines}) and ranks_per_machine "
+                f"({self.ranks_per_machine}) must be at least 1, standbys "
+                f"({self.standbys}) at least 0"
+            )
+        if self.placement not in STRATEGIES:
+            raise ConfigError(
+                f"placement is {self.placement!r}; use one of {', '.join(STRATEGIES)}"
+            )
+        if not 0 <= self.copies <= self.machines:
+            raise ConfigError(
+                f"copies ({self.copies}) must be between 1 and machines "
+                f"({self.machines}): each copy is on a machine of its own; "
+                f"use --copies {self.machines} or more machines"
+            )
+        if self.domains and len(self.domains) != self.machines:
+            raise ConfigError(
+                f"domains names {len(self.domains)} machines, but machines is "
+                f"{self.machines}; name the domain of each, or none"
+            )
+
+    @property
+    def copies_held(self) -> int:
+        return self.copies or min(2, self.machines)
+
+
+def load(path: Path | None, **arguments: Any) -> Job:
+    """Returns the job that a TOML file and arguments describe; arguments win.
+
+    Raises: ConfigError naming the file, the setting and what is allowed."""
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"config {path} cannot be read: {error}") from error
+    settings |= {name: value for name, value in arguments.items() if value is not None}
+    unknown = _unknown(settings)
+    if unknown:
+        raise ConfigError(f"unknown setting(s) {', '.join(unknown)} in {path}")
+    try:
+        return msgspec.convert(settings, Job)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path or 'arguments'}: {error}") from error
+
+
+def _unknown(settings: dict[str, Any]) -> list[str]:
+    parts: dict[str, type] = {"timing": Timing, "transfer": Transfer}
+    known = {field.name for field in dataclasses.fields(Job)}
+    wrong = [name for name in settings if name not in known]
+    for part, kind in parts.items():
+        names = {field.name for field in dataclasses.fields(kind)}
+        inner = settings.get(part, {})
+        if isinstance(inner, dict):
+            given = cast("dict[str, Any]", inner)
+            wrong += [f"{part}.{name}" for name in given if name not in names]
+    return sorted(wrong)

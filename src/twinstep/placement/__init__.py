@@ -1,0 +1,1 @@
+"""Decides which machines hold which copies, and how likely none is lost."""
