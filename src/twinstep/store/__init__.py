@@ -1,0 +1,1 @@
+"""Keeps copies in memory; the old is given up only after the new is safe."""

@@ -1,0 +1,136 @@
+"""Which slot of a shard holds what, and which one may be written next.
+
+Every shard has two slots on each machine that holds it. One holds the step that all
+keep; the next step is written into the other, and only once that one is safe on
+every rank does the root move `keep` (design: two slots, one vote). A slot has one
+writer at a time, and a new writer gets it only after the former one is done or
+known to be dead.
+
+    EMPTY -> FILLING -> WRITTEN -> WHOLE        BAD: a checksum did not match
+               a writer   all bytes   digests known
+               has it     are there   (receivers verify, so they skip WRITTEN)
+
+This file keeps the books and decides; the bytes are in store/memory.py.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+SLOTS = 2
+
+
+class State(enum.Enum):
+    EMPTY = "empty"
+    FILLING = "filling"
+    WRITTEN = "written"
+    WHOLE = "whole"
+    BAD = "bad"
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """What one slot holds. `step` and `captured_in` mean nothing when EMPTY."""
+
+    state: State = State.EMPTY
+    step: int = 0
+    captured_in: int = 0
+    writer: str = ""
+    digests: bytes = b""
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotTable:
+    """The books of all slots of one machine.
+
+    Invariant: no slot that is WHOLE at the step `keep` is ever handed to a writer."""
+
+    sizes: dict[int, int] = field(default_factory=dict[int, int])
+    slots: dict[int, list[Slot]] = field(default_factory=dict[int, list[Slot]])
+
+    def reserve(self, shard: int, *, size: int) -> None:
+        """Both slots of `shard` exist afterwards; what they held stays."""
+        if shard not in self.slots:
+            self.sizes[shard] = size
+            self.slots[shard] = [Slot() for _ in range(SLOTS)]
+
+    def target(self, shard: int, *, keep: int) -> int | None:
+        """Returns the slot that may be written, or None when neither may.
+
+        Never the slot that holds `keep`, nor one that has a writer. Of two free
+        slots: an empty or bad one, else the one with the older step."""
+        free = [
+            (slot.state in (State.WHOLE, State.WRITTEN), slot.step, index)
+            for index, slot in enumerate(self.slots[shard])
+            if slot.state is not State.FILLING
+            and not (slot.state is State.WHOLE and keep > 0 and slot.step == keep)
+        ]
+        return min(free)[2] if free else None
+
+    def start(
+        self, shard: int, slot: int, *, step: int, captured_in: int, writer: str
+    ) -> None:
+        """The slot belongs to `writer`; what it held is given up."""
+        entry = self.slots[shard][slot]
+        assert entry.state is not State.FILLING, f"shard {shard}: {entry.writer} writes"
+        self.slots[shard][slot] = Slot(
+            state=State.FILLING, step=step, captured_in=captured_in, writer=writer
+        )
+
+    def written(self, shard: int, slot: int) -> None:
+        """All bytes are there; nobody has computed their digests yet."""
+        entry = self.slots[shard][slot]
+        assert entry.state is State.FILLING, f"shard {shard}: {entry.state}"
+        entry.state, entry.writer = State.WRITTEN, ""
+
+    def whole(self, shard: int, slot: int, *, digests: bytes) -> None:
+        """The copy is complete and its digests are known."""
+        entry = self.slots[shard][slot]
+        assert entry.state in (State.FILLING, State.WRITTEN), entry.state
+        entry.state, entry.writer, entry.digests = State.WHOLE, "", digests
+
+    def abandon(self, shard: int, slot: int) -> None:
+        """The writer is gone; what it left is worth nothing."""
+        self.slots[shard][slot] = Slot()
+
+    def quarantine(self, shard: int, *, step: int) -> None:
+        """The copy at `step` is bad and is never read again."""
+        for slot in self.slots.get(shard, []):
+            if slot.step == step and slot.state in (State.WHOLE, State.WRITTEN):
+                slot.state = State.BAD
+
+    def find(self, shard: int, *, step: int, captured_in: int) -> int | None:
+        """Returns the slot with a whole copy of that version, or None."""
+        for index, slot in enumerate(self.slots.get(shard, [])):
+            if (
+                slot.state is State.WHOLE
+                and slot.step == step
+                and slot.captured_in == captured_in
+            ):
+                return index
+        return None
+
+    def forget_after(self, step: int) -> None:
+        """Copies of steps later than `step` are dropped: training went back to it,
+        and will reach those numbers again."""
+        for slots in self.slots.values():
+            for index, slot in enumerate(slots):
+                if slot.step > step and slot.state is not State.FILLING:
+                    slots[index] = Slot()
+
+    def forget_shards(self, held: set[int]) -> list[int]:
+        """Slots of shards that are not in `held` are given up; returns which."""
+        gone = sorted(shard for shard in self.slots if shard not in held)
+        for shard in gone:
+            del self.slots[shard], self.sizes[shard]
+        return gone
+
+    def filling(self) -> list[tuple[int, int, str]]:
+        """The slots that have a writer: (shard, slot, writer)."""
+        return [
+            (shard, index, slot.writer)
+            for shard, slots in sorted(self.slots.items())
+            for index, slot in enumerate(slots)
+            if slot.state is State.FILLING
+        ]

@@ -1,0 +1,1 @@
+"""Moves copies between machines, verified chunk by chunk."""

@@ -1,0 +1,173 @@
+"""Moves the chunks of a copy, so that nothing unverified is taken for a copy.
+
+The sender hashes a chunk just before it sends it: the hash brings the chunk into the
+cache from which the kernel then copies. The receiver hashes a chunk when the kernel
+has just put it there (from cache 44 GB/s, from memory 17). A copy that is
+sent for the second time, or fetched, goes out with the digests it was stored with,
+so damage at rest is found by whoever receives it.
+
+A copy may be cut into parts, one a connection: part i carries chunks i, i + parts, ...
+A receiver that meets a wrong checksum reads on to the end of its part before it says
+no, because a sender that is busy sending would never read the verdict.
+
+Left out: threads, and when a chunk may be sent (the caller's `cancelled` is asked
+before each chunk); what is said before and after the chunks (exchange.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import xxhash
+
+from twinstep.errors import Corrupt, ProtocolError, Refused
+from twinstep.transfer.channel import Channel
+from twinstep.transfer.frame import Chunk, DataHeader, Rejected
+from twinstep.values import DIGEST_BYTES, chunk_count
+
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    return False
+
+
+def send_copy(
+    channel: Channel,
+    *,
+    view: memoryview,
+    size: int,
+    chunk_bytes: int,
+    digests: bytes | None = None,
+    part: int = 0,
+    parts: int = 1,
+    cancelled: Cancelled = never,
+) -> bytes:
+    """Sends the chunks of one part of a copy; returns the digests of that part.
+
+    `digests` are those of the whole copy, where they are known already.
+
+    Raises: Refused when cancelled, DeadlinePassed, PeerClosed."""
+    positions = part_positions(size, chunk_bytes=chunk_bytes, part=part, parts=parts)
+    assert digests is None or _fits(digests, size, chunk_bytes), len(digests)
+    sent: list[bytes] = []
+    for index in positions:
+        _stop_if(cancelled, "sending", index)
+        piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
+        if digests is None:
+            digest = xxhash.xxh3_128_digest(piece)
+        else:
+            digest = digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+        channel.send(Chunk(index=index, digest=digest), piece)
+        sent.append(digest)
+    return b"".join(sent)
+
+
+def receive_copy(
+    channel: Channel,
+    *,
+    view: memoryview,
+    size: int,
+    chunk_bytes: int,
+    part: int = 0,
+    parts: int = 1,
+    cancelled: Cancelled = never,
+) -> bytes:
+    """Reads one part of a copy into place; returns the digests of that part.
+
+    Raises: Corrupt, after the whole part was read, naming the first chunk whose
+    bytes do not have its digest; ProtocolError when a chunk is not the next one;
+    Refused when cancelled; DeadlinePassed, PeerClosed."""
+    positions = part_positions(size, chunk_bytes=chunk_bytes, part=part, parts=parts)
+    received: list[bytes] = []
+    bad: list[int] = []
+    for index in positions:
+        _stop_if(cancelled, "receiving", index)
+        piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
+        header, payload_bytes = channel.receive()
+        digest = _next_digest(header, payload_bytes, index=index, due=piece.nbytes)
+        channel.receive_into(piece)
+        if xxhash.xxh3_128_digest(piece) != digest:
+            bad.append(index)
+        received.append(digest)
+    if bad:
+        raise Corrupt(
+            f"chunk {bad[0]} at byte {bad[0] * chunk_bytes} arrived with other bytes "
+            f"than were sent ({len(bad)} of {len(positions)} chunks are bad)"
+        )
+    return b"".join(received)
+
+
+def _next_digest(
+    header: DataHeader, payload_bytes: int, *, index: int, due: int
+) -> bytes:
+    if isinstance(header, Rejected):
+        raise Refused(header.reason)
+    if not isinstance(header, Chunk):
+        raise ProtocolError(f"expected chunk {index}, got {type(header).__name__}")
+    if header.index != index or payload_bytes != due:
+        raise ProtocolError(
+            f"expected chunk {index} of {due} bytes, got chunk {header.index} of "
+            f"{payload_bytes}"
+        )
+    if len(header.digest) != DIGEST_BYTES:
+        raise ProtocolError(
+            f"chunk {index} has a digest of {len(header.digest)} bytes; "
+            f"{DIGEST_BYTES} are expected"
+        )
+    return header.digest
+
+
+def hash_copy(view: memoryview, size: int, chunk_bytes: int) -> bytes:
+    """Returns the digests of all chunks of a copy."""
+    return b"".join(
+        xxhash.xxh3_128_digest(_chunk(view, index, size=size, chunk_bytes=chunk_bytes))
+        for index in range(chunk_count(size, chunk_bytes))
+    )
+
+
+def verify_copy(
+    view: memoryview, size: int, chunk_bytes: int, digests: bytes
+) -> int | None:
+    """Returns the first chunk whose bytes do not have its digest, or None."""
+    assert _fits(digests, size, chunk_bytes), len(digests)
+    for index in range(chunk_count(size, chunk_bytes)):
+        piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
+        at = index * DIGEST_BYTES
+        if xxhash.xxh3_128_digest(piece) != digests[at : at + DIGEST_BYTES]:
+            return index
+    return None
+
+
+def part_positions(size: int, *, chunk_bytes: int, part: int, parts: int) -> range:
+    """The chunks that part `part` of `parts` carries."""
+    assert size >= 0 and chunk_bytes >= 1, (size, chunk_bytes)
+    assert 0 <= part < parts, (part, parts)
+    return range(part, chunk_count(size, chunk_bytes), parts)
+
+
+def merge_digests(digests: Sequence[bytes]) -> bytes:
+    """Returns the digests of a copy from those of its parts, in order of part."""
+    parts = len(digests)
+    count = sum(len(part) for part in digests) // DIGEST_BYTES
+    merged = bytearray(count * DIGEST_BYTES)
+    for index in range(count):
+        at = index // parts * DIGEST_BYTES
+        piece = digests[index % parts][at : at + DIGEST_BYTES]
+        assert len(piece) == DIGEST_BYTES, "the parts are not of one copy"
+        merged[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = piece
+    return bytes(merged)
+
+
+def _chunk(view: memoryview, index: int, *, size: int, chunk_bytes: int) -> memoryview:
+    at = index * chunk_bytes
+    return view[at : min(at + chunk_bytes, size)]
+
+
+def _fits(digests: bytes, size: int, chunk_bytes: int) -> bool:
+    return len(digests) == chunk_count(size, chunk_bytes) * DIGEST_BYTES
+
+
+def _stop_if(cancelled: Cancelled, doing: str, index: int) -> None:
+    if cancelled():
+        raise Refused(f"cancelled here before {doing} chunk {index}")
