@@ -1,0 +1,1 @@
+"""Turns live state into one shard of bytes in a slot."""
