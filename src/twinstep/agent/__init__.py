@@ -1,0 +1,1 @@
+"""Decides for a machine and for the cluster, and carries it out."""

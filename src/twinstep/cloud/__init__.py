@@ -1,0 +1,1 @@
+"""Gives a machine for a failed one."""
