@@ -80,6 +80,7 @@ PURE = (
     "agent/health.py",
     "agent/kv_ledger.py",
     "agent/messages.py",
+    "agent/rank_messages.py",
     "agent/record.py",
     "agent/root.py",
     "agent/status.py",

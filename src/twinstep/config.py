@@ -103,12 +103,16 @@ class Job:
     """A whole job: what runs where, what is kept, and the parts' own settings."""
 
     machines: int = 1
+    """Machines that train. On one computer, agents that each stand for a machine."""
     ranks_per_machine: int = 1
+    """Training processes on each machine, usually one per accelerator."""
     standbys: int = 0
+    """Machines that wait, frameworks imported, to replace a lost one."""
     copies: int = 0
     """Machines that hold each shard, the owner among them; 0 means two where there
     are two machines, else one."""
     placement: str = "mixed"
+    """Which machines hold which copies: group, ring, mixed or tail."""
     domains: tuple[str, ...] = ()
     """The failure domain of each machine rank; empty: each machine its own."""
     memory_bytes_max: int = 0
@@ -117,8 +121,15 @@ class Job:
     """So many rounds in a row without a new step, and the job ends with a report."""
     warm: bool = True
     """Fork ranks from a process that has already imported the frameworks."""
-    preload: tuple[str, ...] = ("torch",)
-    """Modules the warm process imports, where they are installed."""
+    preload: tuple[str, ...] = (
+        "torch",
+        "torch.distributed.fsdp",
+        "torch._dynamo",
+        "twinstep.adapters.torch",
+    )
+    """Modules the warm process imports, where they are installed: what scripts import
+    anyway, here at the start or (dynamo) in the first update. They must not start
+    threads, nor touch a GPU."""
     output_lines_max: int = 40
     """Last lines of each rank's output kept for the report of a crash loop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
@@ -131,6 +142,15 @@ class Job:
                 f"({self.ranks_per_machine}) must be at least 1, standbys "
                 f"({self.standbys}) at least 0"
             )
+        for name, least in (
+            ("memory_bytes_max", 0),
+            ("rounds_without_progress_max", 1),
+            ("output_lines_max", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; it must be at least {least}"
+                )
         if self.placement not in STRATEGIES:
             raise ConfigError(
                 f"placement is {self.placement!r}; use one of {', '.join(STRATEGIES)}"

@@ -1,0 +1,183 @@
+"""What the decisions of an agent ask for; agent/process.py carries it out.
+
+The simulator carries out the same objects with a heap and a seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from twinstep.agent.messages import Begin, FromRoot, Member, ToRank, ToRoot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellRank:
+    """Send to a rank, with the file descriptors of `slots` (shard, slot)."""
+
+    rank: int
+    message: ToRank
+    slots: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellRoot:
+    message: ToRoot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRanks:
+    """Start the machine's ranks for this round."""
+
+    begin: Begin
+    machine_rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRanks:
+    """End the machine's ranks and transfers; say `quiet(round)` when all are gone."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveSlots:
+    """Reserve two slots for each shard of this size; say `reserved` or `unable`."""
+
+    round: int
+    sizes: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSlots:
+    """The machine no longer holds these shards."""
+
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashCopy:
+    """Compute the digests of a copy; say `hashed`."""
+
+    round: int
+    shard: int
+    slot: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipCopy:
+    """Send a copy to a holder; say `hashed` (when asked to), then `acknowledged` or
+    `ship_failed`. Digests that are empty are computed while sending."""
+
+    round: int
+    shard: int
+    slot: int
+    step: int
+    captured_in: int
+    keep: int
+    digests: bytes
+    target_rank: int
+    target: Member
+    replace: bool
+    """The holder's copy was found to be bad: it must take this one instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchCopy:
+    """Read a copy from a source into a slot; say `fetched` or `fetch_failed`."""
+
+    round: int
+    shard: int
+    slot: int
+    step: int
+    captured_in: int
+    source: Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRanks:
+    """Look at the process states of the ranks; say `probed`."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """One line for the event log."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """End this agent."""
+
+    status: int
+    reason: str
+
+
+WorkerAction: TypeAlias = (
+    TellRank
+    | TellRoot
+    | StartRanks
+    | StopRanks
+    | ReserveSlots
+    | ReleaseSlots
+    | HashCopy
+    | ShipCopy
+    | FetchCopy
+    | ProbeRanks
+    | Log
+    | Leave
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellAgent:
+    machine: str
+    message: FromRoot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskMachine:
+    """Ask the cloud operator for a machine in place of `lost`."""
+
+    lost: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveBack:
+    """Tell the cloud operator that a machine is of no use any more."""
+
+    machine: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavePlan:
+    """Keep in the store what the next root needs."""
+
+    plan: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRecovery:
+    """Keep the timeline of a recovery in the store."""
+
+    number: int
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveResult:
+    """The job is over: tell whoever started it."""
+
+    status: int
+    reason: str
+
+
+RootAction: TypeAlias = (
+    TellAgent | AskMachine | GiveBack | SavePlan | SaveRecovery | SaveResult | Log
+)

@@ -1,0 +1,262 @@
+"""What ranks, agents and the root say to each other, as typed plain data.
+
+Every message carries the round it belongs to, and those between agents and the root
+the term as well: a receiver refuses what is older than it knows. The simulator
+delivers these same objects; sockets carry them as msgpack.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from twinstep.agent.rank_messages import (
+    BadCopy as BadCopy,
+    Capture as Capture,
+    Captured as Captured,
+    Fail as Fail,
+    FromRank as FromRank,
+    Hello as Hello,
+    Hopeless as Hopeless,
+    Layout as Layout,
+    Leaving as Leaving,
+    Message as Message,
+    Reached as Reached,
+    Restored as Restored,
+    Skipped as Skipped,
+    SlotInfo as SlotInfo,
+    Slots as Slots,
+    ToRank as ToRank,
+    Unshare as Unshare,
+    Welcome as Welcome,
+)
+
+# Agent to root.
+
+
+class Opening(Message, frozen=True, kw_only=True, tag=True):
+    """The first word on a connection from an agent to the root."""
+
+    job: str
+    machine: str
+
+
+class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole copy that an agent holds, with the digest of its chunks' digests."""
+
+    shard: int
+    step: int
+    captured_in: int
+    """The round that captured it. After a roll-back the same step number comes
+    again: copies of two rounds never make one step."""
+    digest: bytes
+    size: int
+
+
+class Join(Message, frozen=True, kw_only=True, tag=True):
+    """A machine's agent is here; `machine_rank` is -1 until it is given one."""
+
+    machine: str
+    host: str
+    port: int
+    group: int
+    """The process group of the machine, for those who injure it on purpose."""
+    round: int
+    term: int
+    machine_rank: int
+    standby: bool
+
+
+class Inventory(Message, frozen=True, kw_only=True, tag=True):
+    """The machine's ranks are dead, and these are the copies it holds."""
+
+    machine: str
+    round: int
+    term: int
+    copies: list[CopyInfo]
+    sizes: dict[int, int]
+    """Bytes of each shard it has slots for."""
+    reached: int
+    """The last step that a rank of the machine stood at."""
+    master_port: int
+    """A port that is free on this machine, should rank 0 run here."""
+
+
+class Report(Message, frozen=True, kw_only=True, tag=True):
+    """All ranks of the machine stand at `step`."""
+
+    machine: str
+    round: int
+    term: int
+    step: int
+    safe: list[int]
+    in_flight: bool
+    digests: dict[int, list[bytes]]
+    """Per step held, digests of the shared shards: equal on all machines."""
+
+
+class Laid(Message, frozen=True, kw_only=True, tag=True):
+    """All ranks of the machine have said how large their state is."""
+
+    machine: str
+    round: int
+    term: int
+    sizes: dict[int, int]
+    shared_digests: list[bytes]
+
+
+class RankEnded(Message, frozen=True, kw_only=True, tag=True):
+    """A rank's process is gone. `status` is its exit status, or minus the signal."""
+
+    machine: str
+    round: int
+    term: int
+    rank: int
+    status: int
+    step: int
+    tail: list[str]
+
+
+class Probed(Message, frozen=True, kw_only=True, tag=True):
+    """What each rank of the machine is doing: its process state and last step."""
+
+    machine: str
+    round: int
+    term: int
+    states: dict[int, str]
+    steps: dict[int, int]
+
+
+class Loaded(Message, frozen=True, kw_only=True, tag=True):
+    """All ranks of the machine have loaded `step`; `sources` says from where."""
+
+    machine: str
+    round: int
+    term: int
+    step: int
+    sources: dict[int, str]
+    seconds: float
+
+
+class RanksUp(Message, frozen=True, kw_only=True, tag=True):
+    """All ranks of the machine have a session."""
+
+    machine: str
+    round: int
+    term: int
+    pids: dict[int, int]
+
+
+class CopyBad(Message, frozen=True, kw_only=True, tag=True):
+    """`holder`'s copy did not verify. When no source is left `last` is true."""
+
+    machine: str
+    round: int
+    term: int
+    shard: int
+    step: int
+    holder: str
+    corrupt: bool
+    """False when the holder could not be reached, or had no copy."""
+    last: bool
+    reason: str
+
+
+class Unable(Message, frozen=True, kw_only=True, tag=True):
+    """The machine cannot go on as the job is set up (memory does not fit, ...)."""
+
+    machine: str
+    round: int
+    term: int
+    reason: str
+
+
+# Root to agent.
+
+
+class Stop(Message, frozen=True, kw_only=True, tag=True):
+    """Round `round` begins by ending the ranks; answer with an Inventory."""
+
+    round: int
+    term: int
+    reason: str
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that trains, by machine rank in Begin.members."""
+
+    machine: str
+    host: str
+    port: int
+
+
+class Begin(Message, frozen=True, kw_only=True, tag=True):
+    """Train with these members from `step`; load each shard from its sources.
+
+    `holders[machine_rank]` are the machine ranks that hold its shards, owner first.
+    `sources[shard]` are the machines with a good copy at `step`, and `good` names
+    those whose copy needs no re-making."""
+
+    round: int
+    term: int
+    step: int
+    captured_in: int
+    members: list[Member]
+    holders: list[list[int]]
+    sources: dict[int, list[str]]
+    sizes: dict[int, int]
+    shared: bool
+    master_port: int
+    may_share: bool
+    """False once state said to be the same on all ranks was found to differ."""
+
+
+class Reserve(Message, frozen=True, kw_only=True, tag=True):
+    """Every rank's state has been measured: hold these shards, this large."""
+
+    round: int
+    term: int
+    sizes: dict[int, int]
+    shared: bool
+
+
+class Answer(Message, frozen=True, kw_only=True, tag=True):
+    """The vote on `step`: what all keep, and whether it is captured."""
+
+    round: int
+    term: int
+    step: int
+    keep: int
+    capture: bool
+
+
+class Probe(Message, frozen=True, kw_only=True, tag=True):
+    """No step for too long: say what your ranks are doing."""
+
+    round: int
+    term: int
+
+
+class Finish(Message, frozen=True, kw_only=True, tag=True):
+    """The job is over; end the ranks and yourselves."""
+
+    round: int
+    term: int
+    status: int
+    reason: str
+
+
+ToRoot: TypeAlias = (
+    Join
+    | Inventory
+    | Report
+    | Laid
+    | RankEnded
+    | Probed
+    | Loaded
+    | RanksUp
+    | CopyBad
+    | Unable
+)
+FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | Probe | Finish

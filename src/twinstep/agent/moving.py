@@ -1,0 +1,379 @@
+"""Moves copies for an agent: hashes, sends, fetches, serves, in threads of its own.
+
+The agent's loop decides, these threads move bytes, and what came of it is posted back
+to the loop. `stop` ends all of it: connections are shut, what is under way sees it
+before its next chunk, and `idle` tells when nobody reads or writes a slot any more.
+A holder writes down that it holds a copy before the sender hears of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from twinstep.agent import actions as do
+from twinstep.agent.arrivals import Arrivals
+from twinstep.agent.copies import HELD_ALREADY
+from twinstep.agent.transit import Transit
+from twinstep.agent.worker import Actions, Worker
+from twinstep.config import Job
+from twinstep.errors import Corrupt, ProtocolError, Refused, TwinstepError
+from twinstep.store.memory import Slot
+from twinstep.transfer.exchange import (
+    accept_copy,
+    confirm,
+    fetch_copy,
+    offer_copy,
+    refuse,
+    serve_fetch,
+)
+from twinstep.transfer.frame import DataHeader, Fetch, Offer
+from twinstep.transfer.sender import hash_copy, merge_digests, verify_copy
+from twinstep.transfer.tcp import TcpChannel, connect
+
+Post = Callable[[Callable[[], Actions]], "Future[None]"]
+
+
+class Mover:
+    """The threads that move copies, and the connections they use.
+
+    `post` runs a decision in the agent's loop and carries its actions out; the future
+    is done afterwards."""
+
+    def __init__(
+        self,
+        *,
+        job: Job,
+        name: str,
+        worker: Worker,
+        memory: dict[tuple[int, int], Slot],
+        post: Post,
+        clock: Callable[[], float],
+    ) -> None:
+        self._job, self._name, self._worker = job, name, worker
+        self._transit = Transit(worker=worker)
+        self._memory, self._post, self._clock = memory, post, clock
+        self._limits, self._timing = job.transfer, job.timing
+        threads = job.transfer.threads_max
+        self._out = ThreadPoolExecutor(threads, thread_name_prefix="twinstep-out")
+        self._in = ThreadPoolExecutor(threads, thread_name_prefix="twinstep-in")
+        self._lock = threading.Lock()
+        self._active = 0
+        self._epoch = 0
+        self._channels: set[TcpChannel] = set()
+        self._arrivals = Arrivals(self._transit, streams_max=job.transfer.streams_max)
+
+    # The life of a job.
+
+    def stop(self) -> None:
+        """Everything under way ends soon; what comes later is not affected."""
+        with self._lock:
+            self._epoch += 1
+            channels = list(self._channels)
+        for channel in channels:
+            channel.close()
+
+    @property
+    def idle(self) -> bool:
+        with self._lock:
+            return self._active == 0
+
+    def close(self) -> None:
+        self.stop()
+        self._out.shutdown(wait=False, cancel_futures=True)
+        self._in.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, work: Callable[[int], None]) -> None:
+        with self._lock:
+            self._active += 1
+            epoch = self._epoch
+        pool.submit(self._run, work, epoch)
+
+    def _run(self, work: Callable[[int], None], epoch: int) -> None:
+        try:
+            work(epoch)
+        finally:
+            with self._lock:
+                self._active -= 1
+
+    def _tell(self, decide: Callable[[], Actions]) -> None:
+        """The loop has taken note when this returns."""
+        self._post(decide).result(self._timing.transfer_s_max)
+
+    def _opened(self, channel: TcpChannel, epoch: int) -> None:
+        with self._lock:
+            self._channels.add(channel)
+            late = epoch != self._epoch
+        if late:
+            channel.close()
+            raise Refused("the round is over")
+
+    def _closed(self, channel: TcpChannel) -> None:
+        with self._lock:
+            self._channels.discard(channel)
+        channel.close()
+
+    def _over(self, epoch: int) -> Callable[[], bool]:
+        return lambda: epoch != self._epoch
+
+    # Out: hashing and sending.
+
+    def hash(self, action: do.HashCopy) -> None:
+        size = self._worker.copies.table.sizes[action.shard]
+        view = self._memory[action.shard, action.slot].view
+
+        def work(_epoch: int) -> None:
+            digests = hash_copy(view, size, self._limits.chunk_bytes)
+            shard, slot, step = action.shard, action.slot, action.step
+            self._tell(lambda: self._transit.hashed(shard, slot, step, digests))
+
+        self._submit(self._out, work)
+
+    def ship(self, ship: do.ShipCopy) -> None:
+        size = self._worker.copies.table.sizes[ship.shard]
+        view = self._memory[ship.shard, ship.slot].view
+
+        def work(epoch: int) -> None:
+            transit = self._transit
+            try:
+                digests = self._send_parts(ship, view, size, epoch)
+            except Corrupt as error:
+                reason = str(error)
+                self._tell(lambda: transit.source_bad(ship, reason))
+                return
+            except Exception as error:
+                reason = str(error) or type(error).__name__
+                self._tell(lambda: transit.ship_failed(ship, reason, self._clock()))
+                return
+            shard, slot, step = ship.shard, ship.slot, ship.step
+            if not ship.digests:
+                self._tell(lambda: transit.hashed(shard, slot, step, digests))
+            self._tell(
+                lambda: transit.acknowledged(ship.round, shard, step, ship.target_rank)
+            )
+
+        self._submit(self._out, work)
+
+    def _send_parts(
+        self, ship: do.ShipCopy, view: memoryview, size: int, epoch: int
+    ) -> bytes:
+        """Sends a copy over `streams` connections at once; returns all digests."""
+        parts = self._limits.streams
+        results: list[bytes | Exception] = [b""] * parts
+
+        def send(part: int) -> None:
+            try:
+                results[part] = self._send(ship, view, size, epoch, part, parts)
+            except Exception as error:
+                results[part] = error
+
+        threads = [
+            threading.Thread(target=send, args=(part,)) for part in range(1, parts)
+        ]
+        for thread in threads:
+            thread.start()
+        send(0)
+        for thread in threads:
+            thread.join()
+        for result in results:
+            if isinstance(result, Exception):
+                if str(result) == HELD_ALREADY:
+                    return ship.digests or hash_copy(
+                        view, size, self._limits.chunk_bytes
+                    )
+                raise result
+        return merge_digests([r for r in results if isinstance(r, bytes)])
+
+    def _send(
+        self,
+        ship: do.ShipCopy,
+        view: memoryview,
+        size: int,
+        epoch: int,
+        part: int,
+        parts: int,
+    ) -> bytes:
+        offer = Offer(
+            job=self._name,
+            machine=self._worker.machine,
+            round=ship.round,
+            term=self._worker.term,
+            shard=ship.shard,
+            step=ship.step,
+            captured_in=ship.captured_in,
+            keep=ship.keep,
+            replace=ship.replace,
+            size=size,
+            chunk_bytes=self._limits.chunk_bytes,
+            part=part,
+            parts=parts,
+        )
+        channel = self._connect(ship.target.host, ship.target.port, epoch)
+        started = threading.Event()
+
+        def over() -> bool:
+            started.set()  # asked before each chunk
+            return epoch != self._epoch
+
+        try:
+            return offer_copy(
+                channel,
+                offer,
+                view=view,
+                digests=ship.digests or None,
+                cancelled=over,
+            )
+        except Refused:
+            if started.is_set() and ship.digests:
+                self._check_own(ship, view, size)
+            raise
+        finally:
+            self._closed(channel)
+
+    def _check_own(self, ship: do.ShipCopy, view: memoryview, size: int) -> None:
+        """The holder got other bytes than were captured: ours may be the bad ones.
+
+        Raises: Corrupt if they are."""
+        bad = verify_copy(view, size, self._limits.chunk_bytes, ship.digests)
+        if bad is not None:
+            raise Corrupt(f"chunk {bad} has a wrong checksum")
+
+    def _connect(self, host: str, port: int, epoch: int) -> TcpChannel:
+        channel = connect(
+            (host, port),
+            limits=self._limits,
+            connect_s=self._timing.connect_s_max,
+            deadline_s=self._timing.transfer_s_max,
+        )
+        self._opened(channel, epoch)
+        return channel
+
+    # In: fetching.
+
+    def fetch(self, fetch: do.FetchCopy) -> None:
+        size = self._worker.copies.table.sizes[fetch.shard]
+        view = self._memory[fetch.shard, fetch.slot].view[:size]
+
+        def work(epoch: int) -> None:
+            transit = self._transit
+            try:
+                digests = self._fetch(fetch, view, epoch)
+            except Exception as error:
+                reason = str(error) or type(error).__name__
+                corrupt = not isinstance(error, (OSError, Refused))
+                self._tell(lambda: transit.fetch_failed(fetch, reason, corrupt=corrupt))
+                return
+            self._tell(lambda: transit.fetched(fetch, digests))
+
+        self._submit(self._in, work)
+
+    def _fetch(self, fetch: do.FetchCopy, view: memoryview, epoch: int) -> bytes:
+        wanted = Fetch(
+            job=self._name,
+            machine=self._worker.machine,
+            round=fetch.round,
+            term=self._worker.term,
+            shard=fetch.shard,
+            step=fetch.step,
+            captured_in=fetch.captured_in,
+        )
+        channel = self._connect(fetch.source.host, fetch.source.port, epoch)
+        try:
+            fetched = fetch_copy(
+                channel,
+                wanted,
+                view=view,
+                chunk_bytes_max=self._limits.chunk_bytes,
+                cancelled=self._over(epoch),
+            )
+        finally:
+            self._closed(channel)
+        if (fetched.size, fetched.chunk_bytes) != (
+            view.nbytes,
+            self._limits.chunk_bytes,
+        ):
+            raise ProtocolError(f"a copy of {fetched.size} bytes, not {view.nbytes}")
+        return fetched.digests
+
+    # In: what others offer and ask for. Called in the loop, with the first header.
+
+    def attend(self, connection: socket.socket, header: DataHeader) -> None:
+        """Takes over a connection whose first header was read."""
+        channel = TcpChannel(
+            connection, limits=self._limits, deadline_s=self._timing.transfer_s_max
+        )
+        match header:
+            case Offer():
+                reason = self._arrivals.place(header)
+                work = partial(self._accept, channel, header, reason)
+                self._submit(self._in, work)
+            case Fetch():
+                slot, digests = self._transit.serves(
+                    shard=header.shard,
+                    step=header.step,
+                    captured_in=header.captured_in,
+                )
+                present = (self._worker.term, self._worker.round)
+                if (header.term, header.round) != present:
+                    slot = None
+                serve = partial(self._serve, channel, header, slot, digests)
+                self._submit(self._in, serve)
+            case _:
+                channel.close()
+
+    def _accept(
+        self, channel: TcpChannel, offer: Offer, reason: str, epoch: int
+    ) -> None:
+        try:
+            if reason:
+                refuse(channel, reason)
+                return
+            slot = self._arrivals.slot(offer)
+            view = self._memory[offer.shard, slot].view[: offer.size]
+            digests = None
+            try:
+                self._opened(channel, epoch)
+                digests = accept_copy(
+                    channel,
+                    offer,
+                    view=view,
+                    chunk_bytes_max=self._limits.chunk_bytes,
+                    cancelled=self._over(epoch),
+                )
+            finally:
+                self._tell(lambda: self._arrivals.part_done(offer, digests))
+            confirm(channel, offer)
+        except (TwinstepError, OSError, KeyError):
+            pass  # the sender hears, or sees the connection end, and tries again
+        finally:
+            self._closed(channel)
+
+    def _serve(
+        self,
+        channel: TcpChannel,
+        fetch: Fetch,
+        slot: int | None,
+        digests: bytes,
+        epoch: int,
+    ) -> None:
+        try:
+            self._opened(channel, epoch)
+            if slot is None:
+                refuse(channel, f"no copy of shard {fetch.shard} at {fetch.step} here")
+                return
+            serve_fetch(
+                channel,
+                fetch,
+                view=self._memory[fetch.shard, slot].view,
+                size=self._worker.copies.table.sizes[fetch.shard],
+                chunk_bytes=self._limits.chunk_bytes,
+                digests=digests,
+                cancelled=self._over(epoch),
+            )
+        except (TwinstepError, OSError, KeyError):
+            pass  # the machine that asked sees it and asks another
+        finally:
+            self._closed(channel)

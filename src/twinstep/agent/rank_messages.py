@@ -1,0 +1,175 @@
+"""What ranks and agents say to each other, as typed plain data.
+
+Every message carries the round it belongs to; an agent refuses those of another one.
+Over a Unix socket, where file descriptors of slots travel beside Welcome and Slots.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A message; its class name is its tag on the wire."""
+
+
+# Rank to agent, over a Unix socket.
+
+
+class Hello(Message, frozen=True, kw_only=True, tag=True):
+    """The session of `rank` is up, and wants to know where to start."""
+
+    rank: int
+    round: int
+    pid: int
+
+
+class Layout(Message, frozen=True, kw_only=True, tag=True):
+    """The rank's state has this many bytes: please reserve slots.
+
+    `shared_bytes` is this rank's range of the shared region, `shared_digest` the
+    digest of the whole region, by which the root sees that it is the same on all."""
+
+    rank: int
+    round: int
+    own_bytes: int
+    shared_bytes: int
+    shared_digest: bytes
+
+
+class Reached(Message, frozen=True, kw_only=True, tag=True):
+    """The rank stands at `step`: the update is done."""
+
+    rank: int
+    round: int
+    step: int
+
+
+class Captured(Message, frozen=True, kw_only=True, tag=True):
+    """The slots named by the answer for `step` hold the rank's state at it."""
+
+    rank: int
+    round: int
+    step: int
+
+
+class Skipped(Message, frozen=True, kw_only=True, tag=True):
+    """The answer for `step` came too late, or could not be followed: nothing was
+    written."""
+
+    rank: int
+    round: int
+    step: int
+    reason: str = ""
+
+
+class Restored(Message, frozen=True, kw_only=True, tag=True):
+    """The rank's live state is that of `step`, all bytes verified."""
+
+    rank: int
+    round: int
+    step: int
+    seconds: float
+
+
+class BadCopy(Message, frozen=True, kw_only=True, tag=True):
+    """Chunk `chunk` of the copy the rank was given has a wrong checksum."""
+
+    rank: int
+    round: int
+    shard: int
+    step: int
+    chunk: int
+    source: str
+    """As Welcome named it, so that a copy that came since is not blamed."""
+
+
+class Leaving(Message, frozen=True, kw_only=True, tag=True):
+    """The session is closed on purpose; the rank is about to end well."""
+
+    rank: int
+    round: int
+    step: int
+
+
+class Hopeless(Message, frozen=True, kw_only=True, tag=True):
+    """The script asked for what cannot be done: another round would end as this one.
+
+    Said on a connection of its own, as there may be no session yet."""
+
+    rank: int
+    round: int
+    reason: str
+
+
+# Agent to rank. File descriptors of slots travel beside Welcome and Slots.
+
+
+class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot whose file descriptor comes with the message, in this order."""
+
+    shard: int
+    slot: int
+    size: int
+    digests: bytes = b""
+    """Digests of the copy to restore from; empty in a slot to write to."""
+    source: str = ""
+    """Where the copy came from, in words."""
+
+
+class Welcome(Message, frozen=True, kw_only=True, tag=True):
+    """Start at `step`, from these slots; at 0, with nothing to load."""
+
+    round: int
+    step: int
+    may_share: bool
+    chunk_bytes: int
+    slots: list[SlotInfo]
+
+
+class Slots(Message, frozen=True, kw_only=True, tag=True):
+    """Both slots of the rank's own shard, then both of its shared range."""
+
+    round: int
+    slots: list[SlotInfo]
+
+
+class Unshare(Message, frozen=True, kw_only=True, tag=True):
+    """State said to be the same on all ranks is not: lay all of it out as own."""
+
+    round: int
+    reason: str
+
+
+class Capture(Message, frozen=True, kw_only=True, tag=True):
+    """The answer for `step`: write it into these slots, or do not."""
+
+    round: int
+    step: int
+    capture: bool
+    keep: int
+    own_slot: int = 0
+    shared_slot: int = 0
+
+
+class Fail(Message, frozen=True, kw_only=True, tag=True):
+    """The job cannot go on as it was set up; the text says why and the way out."""
+
+    round: int
+    reason: str
+
+
+FromRank: TypeAlias = (
+    Hello
+    | Layout
+    | Reached
+    | Captured
+    | Skipped
+    | Restored
+    | BadCopy
+    | Leaving
+    | Hopeless
+)
+ToRank: TypeAlias = Welcome | Slots | Unshare | Capture | Fail

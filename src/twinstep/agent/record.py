@@ -1,0 +1,68 @@
+"""What the root keeps in the store: its plan, and the timeline of each recovery.
+
+A new root reads these and continues; `twinstep status` shows them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next root needs to know that it cannot ask the agents."""
+
+    round: int
+    members: list[str]
+    vacated: dict[int, str]
+    """Per vacant machine rank the machine that was lost there."""
+    sizes: dict[int, int]
+    shared: bool
+    may_share: bool
+    recoveries: int
+    fruitless: int
+
+
+class Recovery(msgspec.Struct, kw_only=True):
+    """One recovery, from its cause to the first new step. Times are seconds since
+    the epoch by the root's clock; 0 means not yet."""
+
+    number: int
+    round: int
+    kind: str
+    """rank, hang, machine, root, copy: what failed."""
+    who: str
+    reason: str
+    detected_s: float
+    decided_s: float = 0.0
+    machine_ready_s: float = 0.0
+    ranks_up_s: float = 0.0
+    loaded_s: float = 0.0
+    first_step_s: float = 0.0
+    redundant_s: float = 0.0
+    """Every copy exists again."""
+    reached: int = 0
+    """The last step that anybody is known to have reached before."""
+    step: int = 0
+    """The step that the round started from."""
+    sources: dict[str, int] = {}
+    """How many shards were read from where."""
+    bad: list[str] = []
+    """Copies that were found to be bad, and by whom."""
+    also: list[str] = []
+    """Failures that came while this recovery was under way."""
+
+    @property
+    def steps_lost(self) -> int:
+        return max(0, self.reached - self.step)
+
+    @property
+    def done(self) -> bool:
+        return self.first_step_s > 0
+
+    @property
+    def source(self) -> str:
+        """The farthest place that a shard was read from, in words."""
+        if not self.sources:
+            return "start" if self.step == 0 else ""
+        remote = sorted(name for name in self.sources if name != "own memory")
+        return ", ".join(remote) if remote else "own memory"

@@ -1,0 +1,400 @@
+"""Decides for the cluster: who trains, from which step, and what is kept.
+
+One agent at a time is root. It keeps nothing that the next root cannot read from the
+store (its plan) or ask the agents for (what they hold). Every round goes the same
+way, whether it is the first, follows a failure, or is a new root's first:
+
+    STOPPING   ranks end, every member says which copies it holds
+    PLACING    vacant machine ranks get a standby, else one from the operator
+    LOADING    Begin was sent: missing copies are fetched, ranks come up
+    TRAINING   a new step was reached: the vote, step by step
+    OVER       the job has a result
+
+A failure in any of them begins the next round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from twinstep.agent import actions as do, messages as say
+from twinstep.agent.ballot import Ballot
+from twinstep.agent.chronicle import Chronicle
+from twinstep.agent.health import CrashGuard, Probing, StepWatch, ending
+from twinstep.agent.inventories import choose_from
+from twinstep.agent.layouts import Layouts
+from twinstep.agent.phase import Phase, Seen
+from twinstep.agent.record import Plan
+from twinstep.agent.roster import Roster
+from twinstep.config import Job
+from twinstep.recovery.choice import CopyName
+from twinstep.values import Grid
+
+Actions = list[do.RootAction]
+Inventories = dict[str, say.Inventory]
+
+
+@dataclass(slots=True, kw_only=True)
+class Root:
+    """The decisions of the cluster, for one term."""
+
+    job: Job
+    grid: Grid
+    holders: list[list[int]]
+    """Per machine rank the machine ranks that hold its shards, owner first."""
+    term: int
+    now_s: float
+    """The time of what happens now, set by every event."""
+    phase: Phase = Phase.GATHERING
+    phase_since_s: float = 0.0
+    round: int = 0
+    roster: Roster = field(init=False)
+    chronicle: Chronicle = field(default_factory=Chronicle)
+    inventories: Inventories = field(default_factory=dict[str, say.Inventory])
+    layouts: Layouts = field(init=False)
+    begin: say.Begin | None = None
+    ballot: Ballot = field(init=False)
+    watch: StepWatch = field(init=False)
+    probing: Probing | None = None
+    bad: set[CopyName] = field(default_factory=set[CopyName])
+    seen: Seen = field(default_factory=Seen)
+    guard: CrashGuard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(machines=self.grid.machines)
+        self.layouts = Layouts(machines=self.grid.machines)
+        self.ballot = Ballot(machines=self.grid.machines)
+        self.guard = CrashGuard(rounds_max=self.job.rounds_without_progress_max)
+        self.watch = StepWatch(timing=self.job.timing, last_s=self.now_s)
+        self.phase_since_s = self.now_s
+
+    # Who is there.
+
+    def elected(self, plan: Plan | None, *, alive: set[str]) -> Actions:
+        """This agent is root now: it continues where the plan left off."""
+        if plan is None:
+            return []
+        self.round = plan.round
+        self.layouts.recall(plan)
+        self.chronicle.count, self.guard.fruitless = plan.recoveries, plan.fruitless
+        gone = self.roster.recall(plan, alive=alive)
+        who = ", ".join(gone) or "root"
+        reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
+        why = "its lease lapsed"
+        done: Actions = [do.GiveBack(machine=name, reason=why) for name in gone]
+        return done + self._new_round("root", who, reason)
+
+    def joins(self, join: say.Join) -> Actions:
+        """A machine's agent has connected."""
+        self.roster.joined[join.machine] = join
+        if self.phase is Phase.OVER:
+            return []
+        if self.phase is Phase.GATHERING:
+            # Even the plan of a first round may have gone with its root.
+            self.round = max(self.round, join.round)
+            start = self.roster.gather()
+            return self._new_round("start", "", "the job starts") if start else []
+        if join.round > self.round or (
+            join.round == self.round and join.term < self.term
+        ):
+            # It heard of a round that the store did not: start after it. Two rounds
+            # of one number would make copies that nobody can tell apart.
+            self.round = join.round
+            return self._new_round("root", "root", f"round {join.round} is known")
+        member = join.machine in self.roster.members
+        if not member and join.machine_rank >= 0 and join.round == self.round:
+            return [self._stop(join.machine, "its place was given away")]
+        if self.phase in (Phase.STOPPING, Phase.PLACING) or not member:
+            return [self._stop(join.machine, f"round {self.round}")]
+        if self.begin is not None and join.round == self.round:
+            again = [self.begin, *self.layouts.missed(self.begin)]
+            return [do.TellAgent(machine=join.machine, message=m) for m in again]
+        reason = f"{join.machine} knows only round {join.round}"
+        return self._new_round("machine", join.machine, reason)
+
+    def machine_lost(self, machine: str, reason: str) -> Actions:
+        """Its lease lapsed, or it did not do what it was told in time."""
+        self.roster.joined.pop(machine, None)
+        self.inventories.pop(machine, None)
+        if self.phase is Phase.OVER or machine not in self.roster.members:
+            return []
+        self.roster.vacate(machine)
+        back = do.GiveBack(machine=machine, reason=reason)
+        log = do.Log(text=f"{machine} lost: {reason}")
+        return [log, back, *self._new_round("machine", machine, reason)]
+
+    def operator_refused(self, reason: str) -> Actions:
+        """No machine is to be had now; one may still join by itself."""
+        places = ", ".join(map(str, self.roster.vacant())) or "nobody"
+        return [do.Log(text=f"no machine to be had: {reason}; waiting for {places}")]
+
+    # Rounds.
+
+    def _new_round(self, kind: str, who: str, reason: str) -> Actions:
+        """All ranks end; every machine that is here says what it holds."""
+        self.round += 1
+        if kind != "start":
+            self.chronicle.failed(
+                kind,
+                who,
+                reason,
+                now_s=self.now_s,
+                round=self.round,
+                reached=self.ballot.reached,
+            )
+        self.inventories.clear()
+        self.layouts.laid.clear()
+        self.begin, self.probing = None, None
+        self._enter(Phase.STOPPING)
+        saved = self._save()
+        stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
+        return [do.Log(text=f"round {self.round}: {reason}"), saved, *stops]
+
+    def _stop(self, machine: str, reason: str) -> do.TellAgent:
+        stop = say.Stop(round=self.round, term=self.term, reason=reason)
+        return do.TellAgent(machine=machine, message=stop)
+
+    def _save(self) -> do.SavePlan:
+        plan = Plan(
+            round=self.round,
+            members=list(self.roster.members),
+            vacated=dict(self.roster.vacated),
+            sizes=dict(self.layouts.sizes),
+            shared=self.layouts.shared,
+            may_share=self.layouts.may_share,
+            recoveries=self.chronicle.count,
+            fruitless=self.guard.fruitless,
+        )
+        return do.SavePlan(plan=msgspec.msgpack.encode(plan))
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase, self.phase_since_s = phase, self.now_s
+
+    def inventory(self, inventory: say.Inventory) -> Actions:
+        if inventory.round != self.round:
+            return []
+        self.inventories[inventory.machine] = inventory
+        if self.phase not in (Phase.STOPPING, Phase.PLACING):
+            return []
+        return self._place()
+
+    def _place(self) -> Actions:
+        """Goes on once every member has answered and every place is taken."""
+        if any(name not in self.inventories for name in self.roster.present()):
+            return []
+        done: Actions = [
+            do.Log(text=f"{name} takes machine rank {place}")
+            for name, place in self.roster.fill(self.inventories)
+        ]
+        if not self.roster.vacant():
+            return done + self._start()
+        if self.phase is not Phase.PLACING:
+            self._enter(Phase.PLACING)
+        for lost, place in self.roster.to_ask():
+            reason = f"machine rank {place} is vacant: {lost} was lost"
+            done.append(do.AskMachine(lost=lost, reason=reason))
+        return done
+
+    def _start(self) -> Actions:
+        """All places are taken: chooses the step and says Begin."""
+        self.layouts.learn(self.inventories.values(), grid=self.grid)
+        inventories = [self.inventories[name] for name in self.roster.members]
+        choice = choose_from(
+            inventories, grid=self.grid, shared=self.layouts.shared, bad=self.bad
+        )
+        texts = [choice.reason] if choice.step else []
+        known = max(i.reached for i in self.inventories.values())
+        reached = self.chronicle.decided(choice, reached=known, now_s=self.now_s)
+        if choice.step == 0 and reached > 0:
+            texts = [f"starting again from step 0: {choice.reason}"]
+        extra: Actions = [do.Log(text=text) for text in texts + choice.differing]
+        self.begin = say.Begin(
+            round=self.round,
+            term=self.term,
+            step=choice.step,
+            captured_in=choice.captured_in,
+            members=self.roster.addresses(),
+            holders=self.holders,
+            sources=choice.sources,
+            sizes=dict(self.layouts.sizes),
+            shared=self.layouts.shared,
+            may_share=self.layouts.may_share,
+            master_port=inventories[0].master_port,
+        )
+        self.ballot.start(choice.step)
+        self.guard.begins(reached=max(i.reached for i in inventories))
+        self.seen = Seen()
+        self.watch.restart(self.now_s)
+        self._enter(Phase.LOADING)
+        begins = self._tell_members(self.begin)
+        return [*extra, self._save(), *begins, *self.chronicle.saved()]
+
+    # A round under way.
+
+    def hears(self, message: say.ToRoot) -> Actions:
+        """Takes what an agent says; words of another round or term are old."""
+        if isinstance(message, say.Join):
+            return self.joins(message)
+        if message.round != self.round or message.term != self.term:
+            return []
+        match message:
+            case say.Inventory():
+                return self.inventory(message)
+            case say.Report():
+                return self._report(message)
+            case say.Laid():
+                return self._laid_out(message)
+            case say.RankEnded():
+                return self._rank_ended(message)
+            case say.Probed():
+                return self._probed(message)
+            case say.RanksUp():
+                self.seen.up.add(message.machine)
+                self.seen.pids.update(message.pids)
+                all_up = len(self.seen.up) == self.grid.machines
+                return self._moment("ranks_up_s") if all_up else []
+            case say.Loaded():
+                return self._machine_loaded(message)
+            case say.CopyBad():
+                return self._copy_bad(message)
+            case say.Unable():
+                if self.phase is Phase.OVER:
+                    return []  # others say the same
+                return self._finish(2, f"{message.machine}: {message.reason}")
+
+    def _active(self) -> bool:
+        return self.phase in (Phase.LOADING, Phase.TRAINING)
+
+    def _moment(self, name: str) -> Actions:
+        return [*self.chronicle.moment(name, self.now_s)]
+
+    def _tell_members(self, message: say.FromRoot) -> Actions:
+        members = self.roster.present()
+        return [do.TellAgent(machine=name, message=message) for name in members]
+
+    def _laid_out(self, laid: say.Laid) -> Actions:
+        if not self.layouts.take(laid):
+            return []
+        assert self.begin is not None
+        reserve = self.layouts.reserve(self.begin)
+        return [self._save(), *self._tell_members(reserve)]
+
+    def _report(self, report: say.Report) -> Actions:
+        if not self._active() or self.begin is None:
+            return []
+        verdict = self.ballot.take(report)
+        if verdict is None:
+            return []
+        if verdict.first:
+            self.watch.stepped(self.now_s)
+        self.probing = None
+        done: Actions = [do.Log(text=text) for text in verdict.notes]
+        if self.phase is Phase.LOADING:
+            self._enter(Phase.TRAINING)
+        self.guard.stepped(verdict.step)
+        done += self._moment("first_step_s")
+        if verdict.keep > 0:
+            done += self.chronicle.redundant(self.now_s)
+        if verdict.keep >= self.begin.step:
+            self.bad.clear()  # every holder has verified a copy since, or a newer one
+        answer = say.Answer(
+            round=self.round,
+            term=self.term,
+            step=verdict.step,
+            keep=verdict.keep,
+            capture=verdict.capture,
+        )
+        return done + self._tell_members(answer)
+
+    def _machine_loaded(self, loaded: say.Loaded) -> Actions:
+        self.seen.loaded.add(loaded.machine)
+        self.chronicle.read_from(loaded.sources.values())
+        all_loaded = len(self.seen.loaded) == self.grid.machines
+        return self._moment("loaded_s") if all_loaded else []
+
+    def _copy_bad(self, bad: say.CopyBad) -> Actions:
+        if self.begin is None:
+            return []
+        what = "not to be had"
+        if bad.corrupt:
+            what = "bad"
+            self.bad.add((bad.holder, bad.shard, bad.step, self.begin.captured_in))
+        text = (
+            f"{bad.holder}'s copy of shard {bad.shard} at step {bad.step} is {what}: "
+            f"{bad.reason} (found by {bad.machine})"
+        )
+        if bad.corrupt:
+            self.chronicle.bad(text)
+        done: Actions = [do.Log(text=text)]
+        if bad.last:
+            reason = f"no good copy of shard {bad.shard} at step {bad.step} is left"
+            done += self._new_round("copy", bad.holder, reason)
+        return done
+
+    def _rank_ended(self, ended: say.RankEnded) -> Actions:
+        if not self._active():
+            return []
+        if ended.status == 0:
+            self.seen.ended.add(ended.rank)
+            if len(self.seen.ended) == self.grid.world_size:
+                return self._finish(0, "all ranks have ended well")
+            return []
+        reason = f"rank {ended.rank} on {ended.machine} {ending(ended.status)}"
+        if self.guard.failed():
+            return self._finish(1, self.guard.report(reason, ended.tail))
+        return self._new_round("rank", f"rank {ended.rank}", reason)
+
+    def _probed(self, probed: say.Probed) -> Actions:
+        """Once everybody was probed, the culprit is named and all start again."""
+        if self.probing is None or not self._active():
+            return []
+        found = self.probing.take(probed.machine, probed.states, probed.steps)
+        if found is None:
+            return []
+        self.probing = None
+        who, how = found
+        waited_s = self.now_s - self.watch.last_s
+        reason = f"no step for {waited_s:.1f} s; {who}: {how}"
+        if self.guard.failed():
+            return self._finish(1, self.guard.report(reason, []))
+        return self._new_round("hang", who, reason)
+
+    def tick(self) -> Actions:
+        """Looks at what has taken too long, and names whom it waits for."""
+        timing = self.job.timing
+        waited_s = self.now_s - self.phase_since_s
+        if self.phase is Phase.STOPPING and waited_s > timing.stop_s_max:
+            late = [n for n in self.roster.present() if n not in self.inventories]
+            if late:
+                reason = f"did not stop within {timing.stop_s_max:g} s"
+                return self.machine_lost(late[0], reason)
+        if self.phase is Phase.PLACING and waited_s > timing.machine_s_max:
+            vacant = ", ".join(map(str, self.roster.vacant()))
+            reason = f"no machine came for machine rank {vacant}"
+            return self._finish(1, f"{reason} within {timing.machine_s_max:g} s")
+        if self.phase is Phase.GATHERING and waited_s > timing.machine_s_max:
+            here = ", ".join(sorted(self.roster.joined)) or "nobody"
+            reason = f"{self.grid.machines} machines are needed; after"
+            late = f"{timing.machine_s_max:g} s there are only: {here}"
+            return self._finish(1, f"{reason} {late}")
+        if self._active() and not self.seen.ended and self.watch.late(self.now_s):
+            return self._probe()
+        return []
+
+    def _probe(self) -> Actions:
+        if self.probing is not None and not self.probing.late(self.now_s):
+            return []
+        until_s = self.now_s + self.job.timing.stop_s_max
+        self.probing = Probing(machines=self.grid.machines, until_s=until_s)
+        return self._tell_members(say.Probe(round=self.round, term=self.term))
+
+    def _finish(self, status: int, reason: str) -> Actions:
+        self._enter(Phase.OVER)
+        finish = say.Finish(
+            round=self.round, term=self.term, status=status, reason=reason
+        )
+        names = sorted(self.roster.joined)
+        tell = [do.TellAgent(machine=name, message=finish) for name in names]
+        return [do.SaveResult(status=status, reason=reason), *tell]

@@ -1,0 +1,93 @@
+"""Which machines train, which stand by, and which places are vacant.
+
+A place is a machine rank. The machine in it is replaced when it is lost; the machine
+rank stays, so that placement, ranks and their shards keep their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from twinstep.agent.messages import Join, Member
+from twinstep.agent.record import Plan
+
+
+@dataclass(slots=True, kw_only=True)
+class Roster:
+    """The places of a job and the machines that are here.
+
+    Invariant: a machine has at most one place."""
+
+    machines: int
+    members: list[str] = field(default_factory=list[str])
+    """By machine rank; an empty name is a vacant place."""
+    vacated: dict[int, str] = field(default_factory=dict[int, str])
+    """Per vacant machine rank the machine that was lost there."""
+    joined: dict[str, Join] = field(default_factory=dict[str, Join])
+    asked: set[str] = field(default_factory=set[str])
+    """The lost machines for which another one was asked for."""
+
+    def recall(self, plan: Plan, *, alive: Collection[str]) -> list[str]:
+        """Takes the places as the former root knew them; returns who is lost."""
+        self.members, self.vacated = list(plan.members), dict(plan.vacated)
+        gone = [name for name in self.present() if name not in alive]
+        for name in gone:
+            self.vacate(name)
+        return gone
+
+    def gather(self) -> bool:
+        """Fills the places for the first time, by name, once enough are here."""
+        names = sorted(n for n, join in self.joined.items() if not join.standby)
+        if len(names) < self.machines:
+            return False
+        self.members = names[: self.machines]
+        return True
+
+    def missing(self) -> int:
+        """How many machines must join before the job can start."""
+        here = sum(not join.standby for join in self.joined.values())
+        return max(0, self.machines - here)
+
+    def present(self) -> list[str]:
+        """The machines that have a place."""
+        return [name for name in self.members if name]
+
+    def addresses(self) -> list[Member]:
+        """The machines by machine rank, once every place is taken."""
+        joins = [self.joined[name] for name in self.members]
+        return [Member(machine=j.machine, host=j.host, port=j.port) for j in joins]
+
+    def vacant(self) -> list[int]:
+        return [place for place, name in enumerate(self.members) if not name]
+
+    def vacate(self, machine: str) -> None:
+        """The machine is lost; its place waits for another."""
+        place = self.members.index(machine)
+        self.members[place], self.vacated[place] = "", machine
+
+    def fill(self, ready: Collection[str]) -> list[tuple[str, int]]:
+        """Gives vacant places to machines of `ready`, standbys first.
+
+        Returns (machine, machine rank) of each."""
+        spare = sorted(
+            (not self.joined[name].standby, name)
+            for name in ready
+            if name in self.joined and name not in self.members
+        )
+        taken: list[tuple[str, int]] = []
+        for place, (_, name) in zip(self.vacant(), spare, strict=False):
+            self.members[place] = name
+            self.vacated.pop(place, None)
+            taken.append((name, place))
+        return taken
+
+    def to_ask(self) -> list[tuple[str, int]]:
+        """The lost machines (and their places) for which nobody was asked yet."""
+        wanted: list[tuple[str, int]] = []
+        for place in self.vacant():
+            lost = self.vacated.get(place, f"rank{place}")
+            if lost not in self.asked:
+                self.asked.add(lost)
+                wanted.append((lost, place))
+        return wanted

@@ -1,0 +1,116 @@
+"""What the root publishes for people: one plain record, made anew each time.
+
+`twinstep status`, the demo and the soak read nothing else.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from twinstep.agent.phase import Phase
+from twinstep.agent.root import Root
+
+
+class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    machine: str
+    machine_rank: int
+    """-1 for a standby."""
+    host: str
+    port: int
+    group: int
+    """Process group of the agent and all its ranks."""
+    ranks: dict[int, int]
+    """Process of each rank."""
+    holds: list[int]
+    """Own shards of other machines' ranks that it holds copies of."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    at_s: float
+    phase: str
+    phase_since_s: float
+    root: str
+    """The machine whose agent is root."""
+    round: int
+    term: int
+    step: int
+    """The newest step that all machines have reported."""
+    safe: int
+    """The newest step that is safe on every rank; 0 while none is."""
+    waiting_for: list[str]
+    machines: list[MachineStatus]
+    sizes: dict[int, int]
+    """Bytes of each shard."""
+    shared: bool
+    copies: int
+    recoveries: int
+    restored_step: int
+
+
+def status_of(root: Root, *, machine: str) -> Status:
+    """Returns the state of the cluster as the root sees it now."""
+    machines = [
+        _machine(root, name, place)
+        for place, name in enumerate(root.roster.members)
+        if name and name in root.roster.joined
+    ]
+    machines += [
+        _machine(root, name, -1)
+        for name in sorted(root.roster.joined)
+        if name not in root.roster.members
+    ]
+    return Status(
+        at_s=root.now_s,
+        phase=root.phase.value,
+        phase_since_s=root.phase_since_s,
+        root=machine,
+        round=root.round,
+        term=root.term,
+        step=root.ballot.answered,
+        safe=root.ballot.keep,
+        waiting_for=waiting_for(root),
+        machines=machines,
+        sizes=dict(root.layouts.sizes),
+        shared=root.layouts.shared,
+        copies=root.job.copies_held,
+        recoveries=root.chronicle.count,
+        restored_step=root.begin.step if root.begin else 0,
+    )
+
+
+def _machine(root: Root, name: str, place: int) -> MachineStatus:
+    join = root.roster.joined[name]
+    ranks = root.grid.ranks(place) if place >= 0 else range(0)
+    held = [
+        rank
+        for owner, holders in enumerate(root.holders)
+        if place in holders and owner != place
+        for rank in root.grid.ranks(owner)
+    ]
+    return MachineStatus(
+        machine=name,
+        machine_rank=place,
+        host=join.host,
+        port=join.port,
+        group=join.group,
+        ranks={rank: root.seen.pids[rank] for rank in ranks if rank in root.seen.pids},
+        holds=held,
+    )
+
+
+def waiting_for(root: Root) -> list[str]:
+    """Whom the cluster waits for now, by name."""
+    members = root.roster.present()
+    match root.phase:
+        case Phase.GATHERING:
+            return [f"{root.roster.missing()} more machines to join"]
+        case Phase.STOPPING:
+            late = [name for name in members if name not in root.inventories]
+            return [f"{name} to stop its ranks" for name in late]
+        case Phase.PLACING:
+            places = root.roster.vacant()
+            return [f"a machine for machine rank {place}" for place in places]
+        case Phase.LOADING:
+            return [f"{name} to make its first step" for name in members]
+        case _:
+            return []

@@ -1,0 +1,104 @@
+"""One machine's side of the vote: where its ranks stand and what they write.
+
+Design: two slots, one vote. A machine reports a step when all its ranks stand at it;
+a rank that still writes an earlier step takes no part in the next capture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from twinstep.agent import messages as say
+from twinstep.agent.copies import Copies
+from twinstep.values import Grid
+
+
+@dataclass(slots=True, kw_only=True)
+class Vote:
+    """Where the ranks of one machine stand in the present round.
+
+    Invariant: reported <= the step of every rank; keep never falls in a round."""
+
+    keep: int = 0
+    reached_max: int = 0
+    reported: int = 0
+    reported_in_flight: bool = False
+    """What was said of `reported`; worth saying again once it is no longer so."""
+    steps: dict[int, int] = field(default_factory=dict[int, int])
+    layouts: dict[int, say.Layout] = field(default_factory=dict[int, say.Layout])
+    writing: dict[int, tuple[int, list[tuple[int, int]]]] = field(
+        default_factory=dict[int, tuple[int, list[tuple[int, int]]]]
+    )
+    """Per rank the step it was told to capture, and into which (shard, slot)."""
+
+    def start(self, begin: say.Begin, *, ranks: range) -> None:
+        self.keep = begin.step
+        self.reported, self.reported_in_flight = begin.step, False
+        self.steps = dict.fromkeys(ranks, begin.step)
+        self.layouts.clear()
+        self.writing.clear()
+
+    def reached(self, rank: int, step: int) -> None:
+        if rank in self.steps:
+            self.steps[rank] = max(self.steps[rank], step)
+            self.reached_max = max(self.reached_max, step)
+
+    def to_report(self, *, in_flight: bool) -> int | None:
+        """The step that all ranks reached, if it was not reported yet, or was while
+        something was in flight and nothing is now."""
+        step = min(self.steps.values())
+        if step <= self.reported and (in_flight or not self.reported_in_flight):
+            return None
+        if step < self.reported or step == 0:
+            return None
+        self.reported, self.reported_in_flight = step, in_flight
+        return step
+
+    def finished(self, rank: int, step: int) -> list[tuple[int, int]]:
+        """The rank is done with writing `step`; returns the slots it wrote."""
+        told, places = self.writing.get(rank, (0, []))
+        if told != step:
+            return []
+        del self.writing[rank]
+        return places
+
+    def order(self, rank: int, answer: say.Answer, copies: Copies) -> say.Capture:
+        """Gives a rank the slots that do not hold what is kept, if it is to capture
+        and all of them are free."""
+        table = copies.table
+        shards = copies.written_by(rank) if answer.capture else []
+        targets = {shard: table.target(shard, keep=self.keep) for shard in shards}
+        places = [(s, slot) for s, slot in targets.items() if slot is not None]
+        capture = bool(shards) and len(places) == len(shards)
+        if capture:
+            for shard, slot in places:
+                table.start(
+                    shard,
+                    slot,
+                    step=answer.step,
+                    captured_in=answer.round,
+                    writer=f"rank {rank}",
+                )
+            self.writing[rank] = (answer.step, places)
+        return say.Capture(
+            round=answer.round,
+            step=answer.step,
+            capture=capture,
+            keep=self.keep,
+            own_slot=places[0][1] if capture else 0,
+            shared_slot=places[-1][1] if capture else 0,
+        )
+
+    def sizes(self, grid: Grid) -> dict[int, int]:
+        """Bytes of each shard that the machine's ranks capture."""
+        sizes = {rank: layout.own_bytes for rank, layout in self.layouts.items()}
+        for rank, layout in self.layouts.items():
+            if layout.shared_bytes:
+                shard = grid.shared_shard(rank % grid.ranks_per_machine)
+                sizes[shard] = layout.shared_bytes
+        return sizes
+
+    def shared_digests(self) -> list[bytes]:
+        """What each rank that shares state says of it."""
+        layouts = self.layouts.values()
+        return [one.shared_digest for one in layouts if one.shared_bytes]

@@ -1,0 +1,399 @@
+"""Decides for one machine: what its ranks do, and what the root is told.
+
+A worker knows the ranks of the present round, the copies of its machine and what the
+root said last. It takes what happened and returns what to do; agent/process.py does
+it. Words of an older round or term are refused here, so that a paused root, a
+sender that was cut off or a rank that was stopped can never write over what is kept.
+
+Of a round it sees: Stop (ranks and transfers end, then an inventory), Begin (fetch
+what is missing, start ranks, make copies again), then step by step the vote:
+Reached -> Report -> Answer -> Capture -> Captured -> ShipCopy -> safe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from twinstep.agent import actions as do, listing, messages as say
+from twinstep.agent.copies import Copies
+from twinstep.agent.vote import Vote
+from twinstep.store.slots import SLOTS
+from twinstep.values import Grid
+
+Actions = list[do.WorkerAction]
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """The decisions of one machine's agent.
+
+    Invariant: round and term never fall; a slot is written only for this round."""
+
+    machine: str
+    grid: Grid
+    chunk_bytes: int
+    retry_s: float
+    standby: bool = False
+    host: str = ""
+    port: int = 0
+    group: int = 0
+    round: int = 0
+    term: int = 0
+    machine_rank: int = -1
+    stopped: bool = True
+    quiet: bool = True
+    """No rank and no transfer of an earlier round is left."""
+    master_port: int = 0
+    begin: say.Begin | None = None
+    copies: Copies = field(init=False)
+    vote: Vote = field(default_factory=Vote)
+    pids: dict[int, int] = field(default_factory=dict[int, int])
+    welcomed: set[int] = field(default_factory=set[int])
+    restored: dict[int, float] = field(default_factory=dict[int, float])
+    latest: dict[str, say.ToRoot] = field(default_factory=dict[str, say.ToRoot])
+    """The last message of each kind, said again to a root that may have missed it."""
+
+    def __post_init__(self) -> None:
+        self.copies = Copies(grid=self.grid)
+
+    # What the root says.
+
+    def root_here(self) -> Actions:
+        """A root is reachable (again): everything it may have missed is repeated."""
+        join = say.Join(
+            machine=self.machine,
+            host=self.host,
+            port=self.port,
+            group=self.group,
+            round=self.round,
+            term=self.term,
+            machine_rank=self.machine_rank,
+            standby=self.standby,
+        )
+        return [
+            do.TellRoot(message=join),
+            *(do.TellRoot(message=message) for message in self.latest.values()),
+        ]
+
+    def from_root(self, message: say.FromRoot) -> Actions:
+        if (message.term, message.round) < (self.term, self.round):
+            name = type(message).__name__
+            return [do.Log(text=f"refused {name} of an older round or term")]
+        self.term = message.term
+        match message:
+            case say.Stop():
+                return self._stop(message)
+            case say.Begin():
+                return self._begin(message)
+            case say.Reserve():
+                return self._reserve(message)
+            case say.Answer():
+                return self._answer(message)
+            case say.Probe():
+                return [do.ProbeRanks(round=self.round)] if not self.stopped else []
+            case say.Finish():
+                return [do.Leave(status=message.status, reason=message.reason)]
+
+    def _stop(self, stop: say.Stop) -> Actions:
+        if stop.round == self.round and self.stopped:
+            return self.inventory()
+        self.round, self.stopped, self.quiet = stop.round, True, False
+        self.begin = None
+        self.latest.clear()
+        return [do.StopRanks(round=stop.round)]
+
+    def all_quiet(self, round: int, master_port: int) -> Actions:
+        """Every rank is dead and every transfer ended: slots have no writer now."""
+        if round != self.round or not self.stopped:
+            return []
+        self.quiet, self.master_port = True, master_port
+        for shard, slot, _ in self.copies.table.filling():
+            self.copies.table.abandon(shard, slot)
+        return [*listing.unhashed(self.copies.table, round=round)] or self.inventory()
+
+    def inventory(self) -> Actions:
+        """Says what it holds, once nobody writes and all digests are known."""
+        table = self.copies.table
+        if not self.quiet or listing.unhashed(table, round=self.round):
+            return []
+        message = say.Inventory(
+            machine=self.machine,
+            round=self.round,
+            term=self.term,
+            copies=listing.inventory(table),
+            sizes=dict(table.sizes),
+            reached=self.vote.reached_max,
+            master_port=self.master_port,
+        )
+        return self.tell(message)
+
+    def _begin(self, begin: say.Begin) -> Actions:
+        if begin.round != self.round or not (self.stopped and self.quiet):
+            return [do.Log(text=f"refused Begin of round {begin.round}")]
+        names = [member.machine for member in begin.members]
+        if self.machine not in names:
+            return []
+        self.machine_rank = names.index(self.machine)
+        self.begin, self.stopped = begin, False
+        self.pids.clear()
+        self.restored.clear()
+        self.welcomed.clear()
+        self.latest.clear()
+        self.vote.start(begin, ranks=self._ranks())
+        gone = self.copies.start(begin, machine_rank=self.machine_rank)
+        done: Actions = [do.ReleaseSlots(shards=tuple(gone))] if gone else []
+        done.append(do.StartRanks(begin=begin, machine_rank=self.machine_rank))
+        return done + self._reserve_missing(begin.sizes)
+
+    def _reserve(self, reserve: say.Reserve) -> Actions:
+        if self.stopped or self.copies.reserved:
+            return []
+        if not reserve.sizes:
+            self.vote.layouts.clear()
+            reason = "the state said to be the same on all ranks differs between them"
+            message = say.Unshare(round=self.round, reason=reason)
+            return [do.TellRank(rank=rank, message=message) for rank in self._ranks()]
+        self.copies.shared = reserve.shared
+        return self._reserve_missing(reserve.sizes)
+
+    def _reserve_missing(self, sizes: dict[int, int]) -> Actions:
+        wanted = self.copies.to_reserve(sizes)
+        if wanted:
+            return [do.ReserveSlots(round=self.round, sizes=wanted)]
+        return self.reserved({})
+
+    def reserved(self, sizes: dict[int, int]) -> Actions:
+        """The slots exist, though perhaps asked for in an earlier round."""
+        complete = self.copies.take_slots(sizes)
+        if self.stopped or self.copies.reserved or not complete:
+            return []
+        self.copies.reserved = True
+        done: Actions = []
+        for rank in sorted(self.vote.layouts):
+            done += self._slots(rank)
+        done += self.copies.load(own=self.machine)
+        return done + self.settled()
+
+    def unreserved(self, sizes: dict[int, int], reason: str) -> Actions:
+        """There is no memory for these slots."""
+        self.copies.reserving -= set(sizes)
+        return [] if self.stopped else self.unable(self.round, reason)
+
+    # What the ranks say.
+
+    def from_rank(self, message: say.FromRank) -> Actions:
+        if message.round != self.round or self.stopped:
+            name = type(message).__name__
+            return [do.Log(text=f"refused {name} of round {message.round}")]
+        match message:
+            case say.Hello():
+                return self._hello(message)
+            case say.Layout():
+                return self._layout(message)
+            case say.Reached():
+                self.vote.reached(message.rank, message.step)
+                return self.report()
+            case say.Captured():
+                return self._captured(message)
+            case say.Skipped():
+                return self._skipped(message)
+            case say.Restored():
+                return self._restored(message)
+            case say.BadCopy():
+                return self._bad_copy(message)
+            case say.Leaving():
+                return []
+            case say.Hopeless():
+                return self.unable(self.round, f"rank {message.rank}: {message.reason}")
+
+    def _ranks(self) -> range:
+        return self.grid.ranks(self.machine_rank)
+
+    def _hello(self, hello: say.Hello) -> Actions:
+        self.pids[hello.rank] = hello.pid
+        done = self._welcome(hello.rank)
+        if len(self.pids) == len(self._ranks()):
+            up = say.RanksUp(
+                machine=self.machine,
+                round=self.round,
+                term=self.term,
+                pids=dict(self.pids),
+            )
+            done += self.tell(up)
+        return done
+
+    def _welcome(self, rank: int) -> Actions:
+        """Tells a waiting rank where to start, once its copies are here."""
+        assert self.begin is not None
+        if rank in self.welcomed:
+            return []
+        slots: list[say.SlotInfo] | None = []
+        if self.begin.step > 0:
+            slots = self.copies.restore_slots(rank) if self.copies.reserved else None
+        if slots is None:
+            return []
+        self.welcomed.add(rank)
+        message = say.Welcome(
+            round=self.round,
+            step=self.begin.step,
+            may_share=self.begin.may_share,
+            chunk_bytes=self.chunk_bytes,
+            slots=slots,
+        )
+        where = tuple((slot.shard, slot.slot) for slot in slots)
+        return [do.TellRank(rank=rank, message=message, slots=where)]
+
+    def settled(self) -> Actions:
+        """Copies arrived: ranks that wait are told, missing twins are made."""
+        done: Actions = []
+        if self.begin is not None and self.begin.step > 0:
+            for rank in sorted(self.pids):
+                done += self._welcome(rank)
+        return done + self.copies.mend(keep=self.vote.keep) + self.report()
+
+    def _layout(self, layout: say.Layout) -> Actions:
+        self.vote.layouts[layout.rank] = layout
+        own = self.copies.table.sizes.get(layout.rank)
+        if own is not None and own < layout.own_bytes:
+            # Training goes on: what was kept stays, and nobody waits for this rank.
+            reason = (
+                f"rank {layout.rank}'s state has grown to {layout.own_bytes} bytes and "
+                f"its slots have {own}: no further step is protected in this round; "
+                "start the job anew to reserve more"
+            )
+            fail = say.Fail(round=self.round, reason=reason)
+            return [
+                do.Log(text=reason),
+                do.TellRank(rank=layout.rank, message=fail),
+            ]
+        if self.copies.reserved:
+            return self._slots(layout.rank)
+        if len(self.vote.layouts) < len(self._ranks()):
+            return []
+        sizes = self.vote.sizes(self.grid)
+        laid = say.Laid(
+            machine=self.machine,
+            round=self.round,
+            term=self.term,
+            sizes=sizes,
+            shared_digests=self.vote.shared_digests(),
+        )
+        return self.tell(laid)
+
+    def _slots(self, rank: int) -> Actions:
+        slots = [
+            say.SlotInfo(shard=shard, slot=slot, size=self.copies.table.sizes[shard])
+            for shard in self.copies.written_by(rank)
+            for slot in range(SLOTS)
+        ]
+        where = tuple((slot.shard, slot.slot) for slot in slots)
+        message = say.Slots(round=self.round, slots=slots)
+        return [do.TellRank(rank=rank, message=message, slots=where)]
+
+    def _captured(self, message: say.Captured) -> Actions:
+        done: Actions = []
+        for shard, slot in self.vote.finished(message.rank, message.step):
+            self.copies.table.written(shard, slot)
+            done += self.copies.send_out(shard, slot, keep=self.vote.keep)
+        return done + self.report()
+
+    def _skipped(self, message: say.Skipped) -> Actions:
+        for shard, slot in self.vote.finished(message.rank, message.step):
+            self.copies.table.abandon(shard, slot)
+        text = f"rank {message.rank} skipped step {message.step}: {message.reason}"
+        done: Actions = [do.Log(text=text)] if message.reason else []
+        return done + self.report()
+
+    def _restored(self, message: say.Restored) -> Actions:
+        self.restored[message.rank] = message.seconds
+        if len(self.restored) < len(self._ranks()):
+            return []
+        loaded = say.Loaded(
+            machine=self.machine,
+            round=self.round,
+            term=self.term,
+            step=message.step,
+            sources=dict(self.copies.loaded_from),
+            seconds=max(self.restored.values()),
+        )
+        return self.tell(loaded)
+
+    def _bad_copy(self, bad: say.BadCopy) -> Actions:
+        """A rank found a wrong checksum in a copy of this machine."""
+        self.welcomed.discard(bad.rank)
+        if self.copies.loaded_from.get(bad.shard) != bad.source:
+            return self.settled()  # another rank said so before
+        reason = f"chunk {bad.chunk} has a wrong checksum"
+        return self.copy_bad(bad.shard, bad.step, self.machine, reason, True)
+
+    def copy_bad(
+        self, shard: int, step: int, holder: str, reason: str, corrupt: bool
+    ) -> Actions:
+        """Names a bad copy, never reads it again, and goes to the next."""
+        if holder == self.machine:
+            self.copies.table.quarantine(shard, step=step)
+        # A round whose ranks have all loaded needs no source any more.
+        needed = len(self.restored) < len(self._ranks())
+        last = self.copies.drop_source(shard, step, holder) and needed
+        message = say.CopyBad(
+            machine=self.machine,
+            round=self.round,
+            term=self.term,
+            shard=shard,
+            step=step,
+            holder=holder,
+            corrupt=corrupt,
+            last=last,
+            reason=reason,
+        )
+        self.latest[f"bad {shard} {holder}"] = message
+        return [
+            do.TellRoot(message=message),
+            *(self.copies.load(own=self.machine) if needed else []),
+            *self.settled(),
+        ]
+
+    # The vote.
+
+    def report(self) -> Actions:
+        """Says where the machine stands, once all its ranks stand there."""
+        if self.stopped or not self.copies.reserved:
+            return []
+        in_flight = self.copies.in_flight() or bool(self.vote.writing)
+        step = self.vote.to_report(in_flight=in_flight)
+        if step is None:
+            return []
+        report = say.Report(
+            machine=self.machine,
+            round=self.round,
+            term=self.term,
+            step=step,
+            safe=self.copies.safe_steps(),
+            in_flight=in_flight,
+            digests=self.copies.shared_digests(),
+        )
+        return self.tell(report)
+
+    def _answer(self, answer: say.Answer) -> Actions:
+        if self.stopped or not self.copies.reserved:
+            return []
+        self.vote.keep = max(self.vote.keep, answer.keep)
+        done: Actions = []
+        for rank in self._ranks():
+            if rank not in self.vote.writing:
+                order = self.vote.order(rank, answer, self.copies)
+                done.append(do.TellRank(rank=rank, message=order))
+        return done
+
+    def tell(self, message: say.ToRoot) -> Actions:
+        self.latest[type(message).__name__] = message
+        return [do.TellRoot(message=message)]
+
+    def unable(self, round: int, reason: str) -> Actions:
+        """What was asked for cannot be done on this machine."""
+        if round != self.round:
+            return []
+        message = say.Unable(
+            machine=self.machine, round=round, term=self.term, reason=reason
+        )
+        return self.tell(message)

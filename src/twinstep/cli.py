@@ -1,0 +1,255 @@
+"""The command `twinstep`: reads arguments, calls what does the work, ends with
+
+    0    the job, or what was asked, ended well
+    1    it failed
+    2    what was asked cannot be done: one message on stderr, nothing was left behind
+    130  Ctrl-C
+
+Tables are for people; `--json` gives the same to programs. What is slow to import
+(frameworks, matplotlib) is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from twinstep import __version__, clock, config, inject, launcher
+from twinstep.agent.status import Status
+from twinstep.errors import TwinstepError, UsageError
+from twinstep.jobs import JobView, find_job, list_jobs
+from twinstep.status_view import draw
+
+WATCH_S = 0.5  # how often `status --watch` looks; the root publishes as often
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Every training step has a twin in a neighbour's memory.",
+)
+injuries = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Injure a running job with real signals, to see it come back.",
+)
+app.add_typer(injuries, name="inject")
+
+JobFolder = Annotated[
+    Path | None,
+    typer.Option("--job", help="The job's folder; the newest that runs by default."),
+]
+MachineName = Annotated[
+    str, typer.Argument(help="A name (m02), a machine rank (2), or root.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the result to this file.")
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"twinstep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    script: Annotated[Path, typer.Argument(help="A Python file.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="Passed to the script as they are.")
+    ] = None,
+    machines: Annotated[int | None, typer.Option(help="Machines that train.")] = None,
+    ranks_per_machine: Annotated[
+        int | None, typer.Option(help="Training processes on each machine.")
+    ] = None,
+    standby: Annotated[
+        int | None, typer.Option(help="Machines that wait to replace a lost one.")
+    ] = None,
+    copies: Annotated[
+        int | None, typer.Option(help="Machines that hold each shard, its own among.")
+    ] = None,
+    placement: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(config.STRATEGIES)}.")
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="A TOML file; see docs/reference.md."),
+    ] = None,
+    job_folder: Annotated[
+        Path | None,
+        typer.Option("--job", help="Folder for the job's sockets; a new one."),
+    ] = None,
+    store_port: Annotated[
+        int, typer.Option(help="Port of the key-value store; 0 takes a free one.")
+    ] = 0,
+) -> None:
+    """Train SCRIPT on machines of this computer, protected at every step."""
+    job = config.load(
+        config_file,
+        machines=machines,
+        ranks_per_machine=ranks_per_machine,
+        standbys=standby,
+        copies=copies,
+        placement=placement,
+    )
+    status = launcher.run(
+        job, script, arguments or [], folder=job_folder, store_port=store_port
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def status(
+    job: JobFolder = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object, for programs.")
+    ] = False,
+    watch: Annotated[bool, typer.Option(help="Until Ctrl-C.")] = False,
+    every: Annotated[bool, typer.Option("--list", help="List your jobs.")] = False,
+) -> None:
+    """Show a running job: machines, what they hold, the step, what is waited for."""
+    if every:
+        for folder in list_jobs():
+            print(folder)
+        return
+    with closing(JobView(find_job(job))) as view:
+        if as_json:
+            print(view.json())
+        elif watch:
+            _watch(view)
+        else:
+            Console().print(_picture(view))
+
+
+def _picture(view: JobView) -> RenderableType:
+    name = f"{view.job.name} ({Path(view.job.script).name})"
+    records, result = view.recoveries(), view.result()
+    return draw(name, view.status(), records, result, now_s=clock.now_s())
+
+
+def _watch(view: JobView) -> None:
+    """Draws the job anew until it is over."""
+    with Live(auto_refresh=False) as live:
+        while view.result() is None:
+            live.update(_picture(view), refresh=True)
+            time.sleep(WATCH_S)
+        live.update(_picture(view), refresh=True)
+
+
+def _injure(job: Path | None, injure: Callable[[Status], inject.Injury]) -> None:
+    with closing(JobView(find_job(job))) as view:
+        status = view.status()
+        if status is None:
+            raise UsageError(
+                f"job {view.job.name} has no root yet; try again when `twinstep "
+                "status` shows its machines"
+            )
+        injury = injure(status)
+    print(f"{injury.kind} {injury.who}: {injury.detail}")
+
+
+@injuries.command("kill-rank")
+def kill_rank(rank: int, job: JobFolder = None) -> None:
+    """SIGKILL for one rank."""
+    _injure(job, lambda status: inject.kill_rank(status, rank))
+
+
+@injuries.command("stop-rank")
+def stop_rank(rank: int, job: JobFolder = None) -> None:
+    """SIGSTOP for one rank: it lives, and does nothing."""
+    _injure(job, lambda status: inject.stop_rank(status, rank))
+
+
+@injuries.command("kill-machine")
+def kill_machine(machine: MachineName, job: JobFolder = None) -> None:
+    """SIGKILL for a machine's agent and ranks at once: its memory is lost."""
+    _injure(job, lambda status: inject.kill_machine(status, machine))
+
+
+@injuries.command("corrupt-copy")
+def corrupt_copy(
+    machine: MachineName,
+    shard: Annotated[int, typer.Option(help="Whose copy: a shard's number.")],
+    offset: Annotated[
+        int, typer.Option(help="Which byte; negative counts from the end.")
+    ] = -1,
+    job: JobFolder = None,
+) -> None:
+    """Flip one bit of a shard's copies in a machine's memory, unknown to its agent."""
+    _injure(
+        job,
+        lambda status: inject.corrupt_copy(status, machine, shard=shard, offset=offset),
+    )
+
+
+@app.command("demo")
+def show(
+    json_file: JsonFile = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the run into this picture.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of data and initial weights.")] = 0,
+) -> None:
+    """Train a small GPT twice, once under five failures, and compare every bit."""
+    from twinstep.demo.run import demo
+
+    raise typer.Exit(demo(json_file=json_file, png=png, seed=seed, console=Console()))
+
+
+@app.command("soak")
+def endure(
+    kills: Annotated[int, typer.Option(help="How often something is killed.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of who is killed, and when.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Train under many random kills, and compare every bit with an undisturbed run."""
+    from twinstep.demo.soak import soak
+
+    raise typer.Exit(soak(kills=kills, seed=seed, json_file=json_file))
+
+
+def main() -> None:
+    """Runs the command; whatever went wrong is one message, never a traceback."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except UsageError as error:
+        _end(str(error), 2)
+    except TwinstepError as error:
+        _end(str(error), 1)
+    except Exception as error:
+        # What typer says of arguments; its class has another home in each version.
+        say = getattr(error, "format_message", None)
+        if say is None:
+            raise
+        _end(str(say()), 2)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(
+        message if message.startswith("Usage") else f"twinstep: {message}",
+        file=sys.stderr,
+    )
+    sys.exit(status)

@@ -1,0 +1,112 @@
+"""What a rank learns from its process environment, read here and nowhere else.
+
+Launchers speak through the environment; the rest of the library takes arguments. A
+rank started by `twinstep run` finds, besides what torchrun sets, the socket of its
+machine's agent and the round it belongs to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twinstep.errors import ConfigError
+
+AGENT = "TWINSTEP_AGENT"
+ROUND = "TWINSTEP_ROUND"
+COPY_PAST_CACHES = "glibc.cpu.x86_non_temporal_threshold=0x40000"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankPlace:
+    """Which rank this process is, and where its agent listens."""
+
+    rank: int
+    local_rank: int
+    ranks_per_machine: int
+    round: int
+    agent: str
+    """Path of the agent's Unix socket."""
+
+
+def rank_place(environment: Mapping[str, str] | None = None) -> RankPlace | None:
+    """Returns this rank's place, or None when no agent started this process.
+
+    Raises: ConfigError when the environment is incomplete."""
+    found = os.environ if environment is None else environment
+    agent = found.get(AGENT)
+    if not agent:
+        return None
+    try:
+        return RankPlace(
+            rank=int(found["RANK"]),
+            local_rank=int(found["LOCAL_RANK"]),
+            ranks_per_machine=int(found["LOCAL_WORLD_SIZE"]),
+            round=int(found[ROUND]),
+            agent=agent,
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{AGENT} is set, but RANK, LOCAL_RANK, LOCAL_WORLD_SIZE or {ROUND} is "
+            f"not a number ({error}); start the script with `twinstep run`"
+        ) from error
+
+
+def rank_environment(
+    *,
+    rank: int,
+    world_size: int,
+    local_rank: int,
+    ranks_per_machine: int,
+    machine_rank: int,
+    machines: int,
+    round: int,
+    job: str,
+    restarts_max: int,
+    master: tuple[str, int],
+    agent: str,
+) -> dict[str, str]:
+    """Returns what a rank is started with: all that torchrun sets, and ours."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(ranks_per_machine),
+        "GROUP_RANK": str(machine_rank),
+        "GROUP_WORLD_SIZE": str(machines),
+        "ROLE_NAME": "default",
+        "ROLE_RANK": str(rank),
+        "ROLE_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": master[0],
+        "MASTER_PORT": str(master[1]),
+        "TORCHELASTIC_RESTART_COUNT": str(round - 1),
+        "TORCHELASTIC_MAX_RESTARTS": str(restarts_max),
+        "TORCHELASTIC_RUN_ID": job,
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        AGENT: agent,
+        ROUND: str(round),
+    }
+
+
+def user_id() -> int:
+    """Returns the number of the user who runs this process."""
+    return os.getuid()
+
+
+def inherited() -> dict[str, str]:
+    """Returns the environment that ranks start from: this process's, less ours."""
+    return {
+        name: value for name, value in os.environ.items() if name not in (AGENT, ROUND)
+    }
+
+
+def start_settings(threads: int) -> dict[str, str]:
+    """Returns what ranks need from their process's start, unless the user has set it.
+
+    Bits depend on the number of threads, so it must be the same in every round."""
+    chosen = os.environ.get("OMP_NUM_THREADS", str(max(1, threads)))
+    # Captures are large copies that nobody reads soon: past the caches they are two
+    # fifths faster, and glibc does that only from a size of its own choice.
+    tunables = os.environ.get("GLIBC_TUNABLES", COPY_PAST_CACHES)
+    return {"OMP_NUM_THREADS": chosen, "GLIBC_TUNABLES": tunables}

@@ -1,0 +1,147 @@
+"""Injures a job that runs on this computer, as the world would: with real signals.
+
+Nothing in an agent helps: there is no endpoint that a stranger could use. A rank is
+killed or stopped by its process, a machine by its process group (agent and ranks at
+once), and a copy is damaged by writing into the agent's memory from outside, through
+/proc, without its knowledge.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinstep.agent.status import MachineStatus, Status
+from twinstep.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injury:
+    """What was done, to whom."""
+
+    kind: str
+    who: str
+    detail: str
+
+
+def kill_rank(status: Status, rank: int) -> Injury:
+    """SIGKILL for one rank's process."""
+    _signal_rank(status, rank, signal.SIGKILL)
+    return Injury(kind="kill-rank", who=f"rank {rank}", detail="SIGKILL")
+
+
+def stop_rank(status: Status, rank: int) -> Injury:
+    """SIGSTOP for one rank's process: it lives, and does nothing."""
+    _signal_rank(status, rank, signal.SIGSTOP)
+    return Injury(kind="stop-rank", who=f"rank {rank}", detail="SIGSTOP")
+
+
+def kill_machine(status: Status, machine: str) -> Injury:
+    """SIGKILL for a machine's agent and all its ranks at once: its memory is lost."""
+    found = find_machine(status, machine)
+    os.killpg(_group(found), signal.SIGKILL)
+    detail = f"SIGKILL to process group {found.group}"
+    return Injury(kind="kill-machine", who=found.machine, detail=detail)
+
+
+def corrupt_copy(
+    status: Status, machine: str, *, shard: int, offset: int = -1
+) -> Injury:
+    """Flips a bit of one byte in both slots of a shard in a machine's memory.
+
+    Args:
+      offset: where in the slots, in bytes; negative counts from their end.
+
+    Raises: UsageError when the machine holds no copy of the shard."""
+    found = find_machine(status, machine)
+    group = _group(found)
+    slots = _slots(group, shard)
+    if not slots:
+        held = sorted({shard for shard, _ in _all_slots(group)})
+        raise UsageError(
+            f"{found.machine} holds no slot of shard {shard}; it has shards {held}"
+        )
+    for path in slots:
+        with open(path, "r+b", buffering=0) as memory:
+            size = memory.seek(0, os.SEEK_END)
+            at = offset if offset >= 0 else status.sizes[shard] + offset
+            if not 0 <= at < size:
+                raise UsageError(f"offset {offset} is outside of a slot of {size}")
+            memory.seek(at)
+            byte = memory.read(1)[0]
+            memory.seek(at)
+            memory.write(bytes([byte ^ 0x10]))
+    detail = f"one bit of shard {shard} flipped in {len(slots)} slots"
+    return Injury(kind="corrupt-copy", who=found.machine, detail=detail)
+
+
+def find_machine(status: Status, machine: str) -> MachineStatus:
+    """Returns a machine by name ("m02"), by machine rank ("2"), or as "root".
+
+    Raises: UsageError naming those that are there."""
+    for found in status.machines:
+        if machine in (found.machine, str(found.machine_rank)):
+            return found
+        if machine == "root" and found.machine == status.root:
+            return found
+    names = ", ".join(found.machine for found in status.machines)
+    raise UsageError(f"there is no machine {machine!r}; there are: {names}")
+
+
+def _signal_rank(status: Status, rank: int, number: int) -> None:
+    """Sends a signal to a rank's process, if it still is that: what the root says is
+    up to half a second old, and the number may be somebody else's by now."""
+    places = {r: found for found in status.machines for r in found.ranks}
+    if rank not in places:
+        raise UsageError(f"rank {rank} does not run now; running: {sorted(places)}")
+    pid, group = places[rank].ranks[rank], places[rank].group
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError as error:
+        raise UsageError(f"rank {rank} (process {pid}) is gone: {error}") from error
+    try:
+        if os.getpgid(pid) != group:
+            raise UsageError(f"process {pid} is not rank {rank} any more; try again")
+        signal.pidfd_send_signal(descriptor, number)
+    except OSError as error:
+        raise UsageError(f"rank {rank} (process {pid}): {error}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _group(found: MachineStatus) -> int:
+    """The process group of a machine that still lives, named as its agent."""
+    path = Path(f"/proc/{found.group}/cmdline")
+    try:
+        words = path.read_bytes().split(b"\0")
+    except OSError:
+        words = []
+    if b"twinstep.cloud.start" not in words or found.machine.encode() not in words:
+        raise UsageError(
+            f"{found.machine} (process group {found.group}) is gone; look again with "
+            "`twinstep status`"
+        )
+    return found.group
+
+
+def _all_slots(pid: int) -> list[tuple[int, Path]]:
+    """(shard, path) of each slot that the agent `pid` has open."""
+    slots: list[tuple[int, Path]] = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(path)
+        except OSError:
+            continue
+        if target.startswith("/memfd:twinstep-"):
+            shard = target.removeprefix("/memfd:twinstep-").split("-")[0]
+            slots.append((int(shard), path))
+    return slots
+
+
+def _slots(pid: int, shard: int) -> list[Path]:
+    """One path for each slot: an agent has every slot open twice, once for its map,
+    and a bit that is flipped twice is as it was."""
+    paths = [path for found, path in _all_slots(pid) if found == shard]
+    return list({path.stat().st_ino: path for path in paths}.values())

@@ -1,0 +1,1 @@
+"""Chooses the nearest good copy of each lost shard, then reads and verifies it."""

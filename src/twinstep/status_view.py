@@ -1,0 +1,150 @@
+"""Draws a job for a person: who is root, who holds what, what is waited for.
+
+A picture of plain records and nothing else: it reads no store and no clock. Times of
+a recovery are seconds after it was detected.
+
+    training at step 120, safe 119 · root m01 · round 3, term 1
+    machine  rank  ranks (process)    captures   copies of
+    m00      0     0 (4711)           shard 0    1
+    ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from twinstep.agent.record import Recovery
+from twinstep.agent.status import MachineStatus, Status
+from twinstep.jobs import Result
+
+RECOVERIES_SHOWN = 8
+MOMENTS = (
+    ("machine", "machine_ready_s"),
+    ("decided", "decided_s"),
+    ("ranks up", "ranks_up_s"),
+    ("loaded", "loaded_s"),
+    ("first step", "first_step_s"),
+    ("redundant", "redundant_s"),
+)
+"""Of a recovery, in the order in which they come to pass."""
+
+
+def draw(
+    name: str,
+    status: Status | None,
+    recoveries: Sequence[Recovery],
+    result: Result | None = None,
+    *,
+    now_s: float,
+) -> RenderableType:
+    """Returns the picture of a job. `now_s` is by the clock of `Status.at_s`."""
+    parts: list[RenderableType] = []
+    if status is None:
+        parts.append(Text(f"{name}: no root yet; waiting for the machines to join"))
+    else:
+        parts += [_headline(name, status, now_s), _machines(status), _memory(status)]
+    if recoveries:
+        parts.append(_recoveries(recoveries))
+    if result is not None:
+        how = "ended well" if result.status == 0 else f"ended ({result.status})"
+        parts.append(Text(f"the job {how}: {result.reason}"))
+    return Group(*parts)
+
+
+def _headline(name: str, status: Status, now_s: float) -> Text:
+    text = Text()
+    text.append(name, style="bold")
+    text.append(f"  {status.phase}", style="green" if _well(status) else "yellow")
+    text.append(f" for {max(0.0, now_s - status.phase_since_s):.1f} s")
+    safe = str(status.safe) if status.safe else "none yet"
+    text.append(f" · step {status.step}, safe {safe}")
+    text.append(f" · root {status.root} · round {status.round}, term {status.term}")
+    for whom in status.waiting_for:
+        text.append(f"\n  waits for {whom}", style="yellow")
+    age_s = now_s - status.at_s
+    if age_s > 5:
+        text.append(f"\n  this is what a root said {age_s:.1f} s ago", style="red")
+    return text
+
+
+def _well(status: Status) -> bool:
+    return status.phase == "training" and not status.waiting_for
+
+
+def _machines(status: Status) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("machine", "rank", "", "ranks (process)", "captures", "copies of"):
+        table.add_column(column)
+    for machine in status.machines:
+        table.add_row(*_machine(machine, status))
+    return table
+
+
+def _machine(machine: MachineStatus, status: Status) -> list[str]:
+    standby = machine.machine_rank < 0
+    role = "standby" if standby else ""
+    if machine.machine == status.root:
+        role = f"{role} ROOT".strip()
+    ranks = " ".join(f"{rank} ({pid})" for rank, pid in sorted(machine.ranks.items()))
+    shared = [] if standby or not status.shared else ["shared"]
+    return [
+        machine.machine,
+        "" if standby else str(machine.machine_rank),
+        role,
+        ranks,
+        " ".join([*map(str, sorted(machine.ranks)), *shared]),
+        " ".join(map(str, machine.holds)),
+    ]
+
+
+def _memory(status: Status) -> Text:
+    if not status.sizes:
+        return Text("no slots reserved yet")
+    total = sum(status.sizes.values())
+    largest = max(status.sizes.values())
+    shards = f"{len(status.sizes)} shards, {size(total)} in all"
+    holders = f"{status.copies} machine{'s' * (status.copies > 1)}"
+    everywhere = ", shared ones on each" if status.shared else ""
+    return Text(
+        f"{shards}, the largest {size(largest)}; two slots a shard on {holders}"
+        f"{everywhere}"
+    )
+
+
+def _recoveries(recoveries: Sequence[Recovery]) -> Text:
+    """Two lines a recovery: what it cost, and when what was done."""
+    left_out = max(0, len(recoveries) - RECOVERIES_SHOWN)
+    text = Text("recoveries, in seconds after each was detected", style="bold")
+    if left_out:
+        text.append(f" ({left_out} earlier ones left out)")
+    for recovery in recoveries[-RECOVERIES_SHOWN:]:
+        text.append(f"\n{recovery.number:3}  {recovery.kind}: {recovery.reason}")
+        text.append(f"\n     {_cost(recovery)}", style="default")
+        for bad in recovery.bad:
+            text.append(f"\n     {bad}", style="red")
+    return text
+
+
+def _cost(recovery: Recovery) -> str:
+    moments = [
+        f"{name} {getattr(recovery, field) - recovery.detected_s:.2f}"
+        for name, field in MOMENTS
+        if getattr(recovery, field)
+    ]
+    if not recovery.decided_s:
+        return " · ".join(["under way", *moments])
+    lost = f"{recovery.steps_lost} steps lost, back at step {recovery.step}"
+    source = f"from {recovery.source}" if recovery.source else ""
+    return " · ".join([lost, *filter(None, [source]), *moments])
+
+
+def size(count: int) -> str:
+    """Returns a number of bytes for people: 1.5 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,92 @@
+"""Settings are checked before anything starts, and the reference page agrees."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.settings_table import least, settings_table
+from twinstep.config import Job, Timing, Transfer, load
+from twinstep.errors import ConfigError
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
+
+
+def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text('machines = 4\nplacement = "ring"\n[timing]\nhang_s_min = 3.0\n')
+    job = load(file, machines=8, placement=None)
+    assert (job.machines, job.placement, job.timing.hang_s_min) == (8, "ring", 3.0)
+    assert job.ranks_per_machine == Job().ranks_per_machine
+    assert load(None) == Job()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("machines = 0", "at least 1"),
+        ("standbys = -1", "at least 0"),
+        ("machines = 2\ncopies = 3", r"copies \(3\).*machines \(2\).*--copies 2"),
+        ("machines = 2\ncopies = -1", r"copies \(-1\)"),
+        ('placement = "nearby"', "'nearby'; use one of group, ring, mixed, tail"),
+        ('machines = 2\ndomains = ["a"]', "names 1 machines, but machines is 2"),
+        ('machines = "two"', "Expected `int`, got `str` - at `.*machines`"),
+        ("machine = 2", "unknown setting.* machine in .*job.toml"),
+        ("[timing]\nsilence = 1", "unknown setting.*timing.silence"),
+        ("[timing]\nsilence_s_max = 0.0", "silence_s_max is 0.0; it must be > 0"),
+        ("[timing]\ntick_s = 1.0", "lower tick_s or raise silence_s_max"),
+        ("[transfer]\nstreams = 0", "transfer.streams is 0; at least 1"),
+        ("[transfer]\nchunk_bytes = 5000", "multiple of 4096"),
+        ("machines = ", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load(file)
+
+
+def numbers() -> list[tuple[type[Any], str, str]]:
+    return [
+        (part, field.name, least(part, field))
+        for part in (Job, Timing, Transfer)
+        for field in dataclasses.fields(part)
+        if least(part, field).startswith(">")
+    ]
+
+
+@pytest.mark.parametrize(("part", "name", "bound"), numbers())
+def test_every_bound_in_the_reference_is_held(
+    part: type[Any], name: str, bound: str
+) -> None:
+    low = 0 if bound == "> 0" else int(bound.removeprefix(">= ")) - 1
+    with pytest.raises(ConfigError, match=rf"{name}\D+ {low}|{name} \({low}\)"):
+        part(**{name: low})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
+        load(tmp_path / "nowhere.toml")
+
+
+def test_two_copies_where_there_are_two_machines() -> None:
+    assert [Job(machines=n).copies_held for n in (1, 2, 8)] == [1, 2, 2]
+    assert Job(machines=8, copies=3).copies_held == 3
+
+
+@pytest.mark.parametrize("part", [Job, Timing, Transfer])
+def test_every_setting_is_in_the_reference(part: type[Any]) -> None:
+    text = REFERENCE.read_text()
+    table = settings_table(part)
+    assert table in text, f"docs/reference.md should have this:\n{table}"
+
+
+def test_a_setting_that_changes_would_be_seen() -> None:
+    text = REFERENCE.read_text()
+    assert settings_table(Timing).replace("`1.5`", "`1.6`") not in text
+    names = {field.name for field in dataclasses.fields(Timing)}
+    assert all(f"`{name}`" in settings_table(Timing) for name in names)

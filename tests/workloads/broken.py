@@ -1,0 +1,4 @@
+"""Dies at once, every time."""
+
+print("about to fail")
+raise ValueError("this script is broken")
