@@ -28,10 +28,14 @@ class Timing:
     """A machine whose lease was not renewed for so long is lost. A lost machine
     must be decided upon within 2 s, which leaves half a second for the decision."""
     hang_s_min: float = 10.0
-    """No step for so long, at least, before anyone is called hung: long enough for
-    a garbage collection, an evaluation, a slow batch."""
+    """No step for so long, at least, before the ranks are looked at; one that a
+    signal has stopped is then ended."""
+    hang_s_max: float = 600.0
+    """No step for so long is a hang although no rank is stopped: an evaluation or a
+    save between two steps must not take longer."""
     hang_steps: float = 10.0
-    """A hang is this many median step times without a step (if over hang_s_min)."""
+    """The ranks are looked at after this many median step times without a step (if
+    that is longer than hang_s_min)."""
     first_step_s_max: float = 900.0
     """The first step of a round compiles and warms up; so long it may take."""
     stop_s_max: float = 10.0

@@ -277,9 +277,9 @@ class Copies:
         """The failed sends whose time has come again."""
         ships = [ship for at_s, ship in self.retry if at_s <= now_s]
         self.retry = [entry for entry in self.retry if entry[0] > now_s]
-        return [self.refreshed(s, keep=keep) for s in ships if self._is_there(s)]
+        return [self.refreshed(s, keep=keep) for s in ships if self.is_there(s)]
 
-    def _is_there(self, ship: do.ShipCopy) -> bool:
+    def is_there(self, ship: do.ShipCopy) -> bool:
         """Whether the slot still holds what was to be sent; if not, it is given up."""
         slot = self.table.slots[ship.shard][ship.slot]
         version = (slot.step, slot.captured_in) == (ship.step, ship.captured_in)
@@ -375,7 +375,6 @@ class Copies:
             if member.machine == machine and holder != self.machine_rank:
                 self.acked.get((shard, self.begin.step), set[int]()).discard(holder)
                 self.distrusted.add((shard, self.begin.step, holder))
-        self.fetching.discard(shard)
         self.loaded_from.pop(shard, None)
         return not left
 

@@ -3,8 +3,10 @@
 A rank that exits is noticed by its agent at once, and a machine by its lease; what is
 left is the rank that lives and does nothing: stopped, deadlocked, or waiting in a
 collective for one that is. The deadline is learnt from the job's own steps: the
-larger of a floor and a multiple of the median step. The culprit is told from its
-victims where it can be: a stopped process, else the ranks that are behind.
+larger of a floor and a multiple of the median step. Then all ranks are looked at. A
+process that a signal has stopped is the culprit, at once. If all of them run, it may
+be an evaluation or a save: only a second, long deadline makes that a hang, and then
+the ranks that are behind are named.
 
 Leaves out: health probes of disks and devices.
 """
@@ -135,12 +137,14 @@ class Probing:
 
     def take(
         self, machine: str, states: Mapping[int, str], steps: Mapping[int, int]
-    ) -> tuple[str, str] | None:
-        """Returns the culprits' names and how that was told, once all are heard."""
+    ) -> tuple[str, str, bool] | None:
+        """Returns the culprits' names, how that was told, and whether it is certain,
+        once all machines are heard."""
         self.heard.add(machine)
         self.states.update(states)
         self.steps.update(steps)
         if len(self.heard) < self.machines or not self.states:
             return None
         who, how = culprits(self.states, self.steps)
-        return ", ".join(f"rank {rank}" for rank in who), how
+        certain = any(state in STOPPED_STATES for state in self.states.values())
+        return ", ".join(f"rank {rank}" for rank in who), how, certain

@@ -84,7 +84,7 @@ class Root:
         reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
         why = "its lease lapsed"
         done: Actions = [do.GiveBack(machine=name, reason=why) for name in gone]
-        return done + self._new_round("root", who, reason)
+        return [*done, *self._ask(), *self._new_round("root", who, reason)]
 
     def joins(self, join: say.Join) -> Actions:
         """A machine's agent has connected."""
@@ -118,17 +118,14 @@ class Root:
         """Its lease lapsed, or it did not do what it was told in time."""
         self.roster.joined.pop(machine, None)
         self.inventories.pop(machine, None)
-        if self.phase is Phase.OVER or machine not in self.roster.members:
+        if self.phase is Phase.OVER:
             return []
+        if machine not in self.roster.members:
+            return self._place() if self.roster.spare_lost(machine) else []
         self.roster.vacate(machine)
-        back = do.GiveBack(machine=machine, reason=reason)
-        log = do.Log(text=f"{machine} lost: {reason}")
-        return [log, back, *self._new_round("machine", machine, reason)]
-
-    def operator_refused(self, reason: str) -> Actions:
-        """No machine is to be had now; one may still join by itself."""
-        places = ", ".join(map(str, self.roster.vacant())) or "nobody"
-        return [do.Log(text=f"no machine to be had: {reason}; waiting for {places}")]
+        done: Actions = [do.Log(text=f"{machine} lost: {reason}")]
+        done += [do.GiveBack(machine=machine, reason=reason), *self._ask()]
+        return done + self._new_round("machine", machine, reason)
 
     # Rounds.
 
@@ -192,10 +189,15 @@ class Root:
             return done + self._start()
         if self.phase is not Phase.PLACING:
             self._enter(Phase.PLACING)
-        for lost, place in self.roster.to_ask():
-            reason = f"machine rank {place} is vacant: {lost} was lost"
-            done.append(do.AskMachine(lost=lost, reason=reason))
-        return done
+        return [*done, *self._ask(), self._save()]
+
+    def _ask(self) -> Actions:
+        """Asks for a machine for each lost one, at once: where a standby takes the
+        place, the new machine is the next standby (paper section 6.2)."""
+        return [
+            do.AskMachine(lost=lost, reason=f"{lost}, machine rank {place}, was lost")
+            for lost, place in self.roster.to_ask()
+        ]
 
     def _start(self) -> Actions:
         """All places are taken: chooses the step and says Begin."""
@@ -317,15 +319,13 @@ class Root:
     def _copy_bad(self, bad: say.CopyBad) -> Actions:
         if self.begin is None:
             return []
-        what = "not to be had"
-        if bad.corrupt:
-            what = "bad"
-            self.bad.add((bad.holder, bad.shard, bad.step, self.begin.captured_in))
+        what = "bad" if bad.corrupt else "not to be had"
         text = (
             f"{bad.holder}'s copy of shard {bad.shard} at step {bad.step} is {what}: "
             f"{bad.reason} (found by {bad.machine})"
         )
         if bad.corrupt:
+            self.bad.add((bad.holder, bad.shard, bad.step, self.begin.captured_in))
             self.chronicle.bad(text)
         done: Actions = [do.Log(text=text)]
         if bad.last:
@@ -353,12 +353,12 @@ class Root:
         found = self.probing.take(probed.machine, probed.states, probed.steps)
         if found is None:
             return []
-        self.probing = None
-        who, how = found
+        who, how, certain = found
         waited_s = self.now_s - self.watch.last_s
+        if not certain and waited_s < self.job.timing.hang_s_max:
+            return []
+        self.probing = None
         reason = f"no step for {waited_s:.1f} s; {who}: {how}"
-        if self.guard.failed():
-            return self._finish(1, self.guard.report(reason, []))
         return self._new_round("hang", who, reason)
 
     def tick(self) -> Actions:

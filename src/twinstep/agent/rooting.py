@@ -18,7 +18,7 @@ from twinstep.agent import actions as do, links, messages as say, seat
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
 from twinstep.agent.record import Plan
 from twinstep.agent.root import Actions, Root
-from twinstep.agent.status import status_of
+from twinstep.agent.status import status_of, waiting_for
 from twinstep.placement.strategy import place
 
 if TYPE_CHECKING:
@@ -234,5 +234,7 @@ class Rooting:
                 self._agent.loop.call_soon_threadsafe(self._refused, answer.reason)
 
     def _refused(self, reason: str) -> None:
+        """No machine is to be had now; one may still join by itself."""
         if self._root is not None:
-            self._act(self._root.operator_refused(reason))
+            waits = ", ".join(waiting_for(self._root)) or "nobody"
+            self._agent.log(f"no machine to be had: {reason}; waiting for {waits}")

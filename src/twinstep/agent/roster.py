@@ -65,21 +65,41 @@ class Roster:
         """The machine is lost; its place waits for another."""
         place = self.members.index(machine)
         self.members[place], self.vacated[place] = "", machine
+        self.asked.discard(machine)
+
+    def spare_lost(self, machine: str) -> bool:
+        """A machine without a place is lost. Where a place waits for one, another is
+        asked for, under the name of this one."""
+        if machine in self.vacated.values():
+            return False
+        for place in self.vacant():
+            if self.vacated.get(place, "") in self.asked:
+                self.vacated[place] = machine
+                return True
+        return False
 
     def fill(self, ready: Collection[str]) -> list[tuple[str, int]]:
-        """Gives vacant places to machines of `ready`, standbys first.
+        """Gives vacant places to machines of `ready`: to one that comes back its own,
+        where its copies belong; then standbys first, to the places that were asked
+        for first, or a machine that was asked for would be missed elsewhere.
 
         Returns (machine, machine rank) of each."""
-        spare = sorted(
-            (not self.joined[name].standby, name)
-            for name in ready
-            if name in self.joined and name not in self.members
-        )
+        spare = [
+            name for name in ready if name in self.joined and name not in self.members
+        ]
+        spare.sort(key=lambda name: (not self.joined[name].standby, name))
+        vacant = self.vacant()
+        vacant.sort(key=lambda place: self.vacated.get(place, "") not in self.asked)
         taken: list[tuple[str, int]] = []
-        for place, (_, name) in zip(self.vacant(), spare, strict=False):
+        for name in list(spare):
+            if self.joined[name].machine_rank in vacant:
+                vacant.remove(self.joined[name].machine_rank)
+                spare.remove(name)
+                taken.append((name, self.joined[name].machine_rank))
+        taken += zip(spare, vacant, strict=False)
+        for name, place in taken:
             self.members[place] = name
             self.vacated.pop(place, None)
-            taken.append((name, place))
         return taken
 
     def to_ask(self) -> list[tuple[str, int]]:

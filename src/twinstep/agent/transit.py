@@ -52,6 +52,8 @@ class Transit:
         if ship.round != worker.round or worker.stopped:
             return []
         worker.copies.give_up(ship.shard, ship.step)
+        if not worker.copies.is_there(ship):
+            return []  # a rank has found out before
         return worker.copy_bad(ship.shard, ship.step, worker.machine, reason, True)
 
     def tick(self, now_s: float) -> Actions:
@@ -115,6 +117,7 @@ class Transit:
         self.worker.copies.table.abandon(fetch.shard, fetch.slot)
         if fetch.round != self.worker.round or self.worker.stopped:
             return []
+        self.worker.copies.fetching.discard(fetch.shard)
         name = fetch.source.machine
         return self.worker.copy_bad(fetch.shard, fetch.step, name, reason, corrupt)
 

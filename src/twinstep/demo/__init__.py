@@ -1,0 +1,1 @@
+"""Trains a small model while ranks and machines are killed, and compares."""

@@ -1,0 +1,153 @@
+"""Injures a running job, one planned blow after the other, and takes down the rest.
+
+Before a blow the job must be ready: it trains, some steps have passed, the newest
+steps are safe and every copy exists again. A blow that comes `soon` waits for nothing
+but the first new step, and is never one that takes a machine: with two copies, no
+second machine may be lost before redundancy is restored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from twinstep.clock import now_s
+from twinstep.demo.faults import FAULTS, Blow
+from twinstep.demo.job import RunningJob, Sight
+from twinstep.demo.record import Failure, failure_of
+from twinstep.errors import UsageError
+
+SAFE_BEHIND_MAX = 2
+"""The newest safe step is so close to the newest step when copies keep up: one is
+being made, and the root tells of it a step later."""
+
+ATTEMPTS_MAX = 3
+"""How often a blow is tried whose victim is gone before it falls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A blow to come."""
+
+    kind: str
+    after_steps: int
+    """New steps before it."""
+    moment_s: float
+    """It falls so long after the job was seen to be ready: at any point of a step."""
+    soon: bool = False
+    """As early as after the first new step, whether or not anything is safe."""
+
+
+def is_training(sight: Sight) -> bool:
+    """The last recovery is over, and the status is of the time after it."""
+    status = sight.status
+    if status is None or status.phase != "training" or status.step == 0:
+        return False
+    if len(status.machines) == 0 or not any(m.ranks for m in status.machines):
+        return False
+    if not sight.recoveries:
+        return True
+    last = sight.recoveries[-1]
+    return last.done and status.at_s > last.first_step_s
+
+
+def is_settled(sight: Sight) -> bool:
+    """Every copy exists, and those of the newest steps are safe."""
+    status = sight.status
+    if status is None or not is_training(sight):
+        return False
+    redundant = not sight.recoveries or sight.recoveries[-1].redundant_s > 0
+    return redundant and 0 < status.step - SAFE_BEHIND_MAX <= status.safe
+
+
+def is_ready(sight: Sight, planned: Planned, from_step: int) -> bool:
+    """Whether the planned blow may fall, when training went on at `from_step`."""
+    if planned.soon:
+        return is_training(sight)
+    return is_settled(sight) and sight.step >= from_step + planned.after_steps
+
+
+def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
+    """One blow has fallen, and the job has made a new step since.
+
+    Raises: DeadlinePassed naming what did not come."""
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        sight = _await_ready(job, planned)
+        assert sight.status is not None
+        settled, before = is_settled(sight), len(sight.recoveries)
+        time.sleep(planned.moment_s)
+        at_step = job.look_at_losses()[-1].step
+        try:
+            blow = FAULTS[planned.kind].strike(sight.status, random, now_s)
+        except UsageError:
+            # The victim is gone: the job has begun another round by itself.
+            if attempt == ATTEMPTS_MAX:
+                raise
+            continue
+        return _outcome(job, planned, blow, before, settled=settled, at_step=at_step)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _await_ready(job: RunningJob, planned: Planned) -> Sight:
+    """Returns the first sight in which the blow may fall."""
+    recoveries = job.look().recoveries
+    from_step = recoveries[-1].step if recoveries else 0
+    return job.wait(
+        f"step {from_step + planned.after_steps} and safe copies, so that a "
+        f"{planned.kind} may come",
+        lambda sight: is_ready(sight, planned, from_step),
+        limit_s=job.plan.steps_s_max,
+    )
+
+
+def _outcome(
+    job: RunningJob,
+    planned: Planned,
+    blow: Blow,
+    before: int,
+    *,
+    settled: bool,
+    at_step: int,
+) -> Failure:
+    def over(sight: Sight) -> bool:
+        new = sight.recoveries[before:]
+        return bool(new) and new[-1].done and is_training(sight)
+
+    sight = job.wait(
+        f"a recovery from {planned.kind} of {blow.who}",
+        over,
+        limit_s=job.plan.recover_s_max,
+    )
+    if FAULTS[planned.kind].takes_machine:
+        sight = job.wait(
+            f"every copy again after {planned.kind} of {blow.who}",
+            is_settled,
+            limit_s=job.plan.recover_s_max,
+        )
+    return failure_of(
+        planned.kind,
+        blow,
+        sight.recoveries[before:],
+        style=job.plan.style,
+        began_s=job.began_s,
+        at_step=at_step,
+        settled=settled,
+    )
+
+
+def injure(
+    job: RunningJob,
+    plan: Sequence[Planned],
+    random: Random,
+    tell: Callable[[Failure], None],
+) -> list[Failure]:
+    """Every planned blow has fallen, and the job trains again."""
+    failures: list[Failure] = []
+    for planned in plan:
+        assert not (planned.soon and FAULTS[planned.kind].takes_machine)
+        failure = strike(job, planned, random)
+        failures.append(failure)
+        tell(failure)
+    return failures

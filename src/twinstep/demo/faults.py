@@ -1,0 +1,175 @@
+"""The ways in which the demo and the soak injure a job: one entry of a table each.
+
+A fault picks its victim from what the job's status says, with the randomness it is
+given, and strikes with real signals (inject.py). To add a kind, write a function and
+put it into FAULTS; the demo's list and the soak's weights name kinds by these keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from twinstep import inject
+from twinstep.agent.status import MachineStatus, Status
+from twinstep.errors import UsageError
+
+SETTLE_S = 0.3
+"""In this time what was captured before is sent and hashed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blow:
+    """What was done to whom, and which copies must be found to be bad after it."""
+
+    who: str
+    what: str
+    """In a few words, for a table."""
+    detail: str
+    struck_s: float
+    """On the clock of the caller."""
+    damaged: tuple[str, int] | None = None
+    """The machine and the shard of a copy that was damaged."""
+
+
+Strike = Callable[[Status, Random, Callable[[], float]], Blow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A kind of failure. `takes_machine`: its memory is lost, so that the next of
+    these must wait until every copy exists again."""
+
+    strike: Strike
+    takes_machine: bool
+
+
+def _training(status: Status) -> list[MachineStatus]:
+    """The machines that train, in the order of their machine ranks."""
+    found = [machine for machine in status.machines if machine.machine_rank >= 0]
+    return sorted(found, key=lambda machine: machine.machine_rank)
+
+
+def _ranks(status: Status) -> list[int]:
+    return sorted(rank for machine in status.machines for rank in machine.ranks)
+
+
+def _not_root(status: Status) -> list[str]:
+    names = [machine.machine for machine in _training(status)]
+    return [name for name in names if name != status.root]
+
+
+def kill_rank(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+    rank = random.choice(_ranks(status))
+    struck_s = now_s()
+    injury = inject.kill_rank(status, rank)
+    return Blow(
+        who=injury.who,
+        what=f"{injury.who} killed",
+        detail=injury.detail,
+        struck_s=struck_s,
+    )
+
+
+def stop_rank(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+    rank = random.choice(_ranks(status))
+    struck_s = now_s()
+    injury = inject.stop_rank(status, rank)
+    return Blow(
+        who=injury.who,
+        what=f"{injury.who} stopped",
+        detail=injury.detail,
+        struck_s=struck_s,
+    )
+
+
+def kill_machine(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+    name = random.choice(_not_root(status))
+    struck_s = now_s()
+    injury = inject.kill_machine(status, name)
+    return Blow(who=name, what=f"{name} lost", detail=injury.detail, struck_s=struck_s)
+
+
+def kill_root(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+    struck_s = now_s()
+    injury = inject.kill_machine(status, "root")
+    return Blow(
+        who=status.root,
+        what=f"{status.root} (root) lost",
+        detail=injury.detail,
+        struck_s=struck_s,
+    )
+
+
+def corrupt_copy(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+    """Damages a machine's own copy, then kills another machine that is not needed to
+    mend it: all ranks reload, and the bad copy must be found.
+
+    The ranks are paused meanwhile. In a running job the next step overwrites a
+    damaged slot within a tenth of a second, and there would be nothing to find."""
+    pairs = corruptible(status)
+    if not pairs:
+        raise UsageError("no machine can be lost such that a damaged copy has a twin")
+    machine, shard, lost = random.choice(pairs)
+    pids = [pid for each in status.machines for pid in each.ranks.values()]
+    try:
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        inject.corrupt_copy(status, machine, shard=shard)
+        struck_s = now_s()
+        inject.kill_machine(status, lost)
+    finally:
+        for pid in pids:
+            _signal(pid, signal.SIGCONT)
+    detail = f"a bit of shard {shard} flipped in {machine}, then {lost} killed"
+    return Blow(
+        who=f"{machine}, {lost}",
+        what=f"{machine} bad, {lost} lost",
+        detail=detail,
+        struck_s=struck_s,
+        damaged=(machine, shard),
+    )
+
+
+def corruptible(status: Status) -> list[tuple[str, int, str]]:
+    """Returns (machine, shard, other machine): the shard can be damaged in the
+    machine and the other be lost, and a good copy is still left.
+
+    Replicated state is on every machine; an own shard on its holders. The root is
+    not killed, since that is a failure of its own."""
+    machines = _training(status)
+    shared = max(status.sizes) if status.shared and status.sizes else -1
+    pairs: list[tuple[str, int, str]] = []
+    for machine in machines:
+        replicated = shared >= 0 and status.sizes[shared] > 0
+        shard = shared if replicated else min(machine.ranks, default=-1)
+        twins = machines if shard == shared else _holders(machines, shard)
+        for lost in machines:
+            left = {each.machine for each in twins} - {lost.machine, machine.machine}
+            if lost.machine not in (machine.machine, status.root) and left:
+                pairs.append((machine.machine, shard, lost.machine))
+    return pairs
+
+
+def _holders(machines: list[MachineStatus], shard: int) -> list[MachineStatus]:
+    return [each for each in machines if shard in each.ranks or shard in each.holds]
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+FAULTS: dict[str, Fault] = {
+    "kill-rank": Fault(strike=kill_rank, takes_machine=False),
+    "stop-rank": Fault(strike=stop_rank, takes_machine=False),
+    "kill-machine": Fault(strike=kill_machine, takes_machine=True),
+    "corrupt-copy": Fault(strike=corrupt_copy, takes_machine=True),
+    "kill-root": Fault(strike=kill_root, takes_machine=True),
+}

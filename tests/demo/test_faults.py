@@ -1,0 +1,61 @@
+"""Faults pick victims whose loss the copies must survive."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.demo import records
+from twinstep import inject
+from twinstep.demo import faults
+from twinstep.demo.faults import FAULTS, corruptible
+from twinstep.inject import Injury
+
+
+def test_an_own_shard_is_damaged_only_where_its_twin_is_left() -> None:
+    pairs = corruptible(records.status())
+    twins = {"m00": "m01", "m01": "m00", "m02": "m03", "m03": "m02"}
+    assert pairs
+    for machine, shard, lost in pairs:
+        assert shard == int(machine[1:])
+        assert lost not in (machine, twins[machine], "m00", "m04")
+
+
+def test_a_replicated_shard_is_damaged_and_any_other_machine_is_lost() -> None:
+    pairs = corruptible(records.status(shared=True, root="m03"))
+    assert {shard for _, shard, _ in pairs} == {4}
+    expected = {
+        (machine, lost)
+        for machine in ("m00", "m01", "m02", "m03")
+        for lost in ("m00", "m01", "m02")
+        if machine != lost
+    }
+    assert {(machine, lost) for machine, _, lost in pairs} == expected
+
+
+def test_nothing_is_damaged_where_no_good_copy_would_be_left() -> None:
+    status = records.status()
+    lonely = [m for m in status.machines if m.machine in ("m00", "m01")]
+    assert corruptible(records.status(machines=lonely)) == []
+
+
+def test_a_lost_machine_trains_and_is_not_the_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killed: list[str] = []
+
+    def kill(_status: object, machine: str) -> Injury:
+        killed.append(machine)
+        return Injury(kind="kill-machine", who=machine, detail="")
+
+    monkeypatch.setattr(inject, "kill_machine", kill)
+    for seed in range(40):
+        blow = faults.kill_machine(records.status(), Random(seed), lambda: 7.0)
+        assert (blow.who, blow.struck_s) == (killed[-1], 7.0)
+    assert set(killed) == {"m01", "m02", "m03"}
+
+
+def test_kinds_that_leave_memory_are_those_of_a_rank() -> None:
+    gentle = {kind for kind, fault in FAULTS.items() if not fault.takes_machine}
+    assert gentle == {"kill-rank", "stop-rank"}

@@ -1,0 +1,44 @@
+"""The schedule of a soak comes from its seed, and never asks for too much."""
+
+from __future__ import annotations
+
+import pytest
+
+from twinstep.demo.faults import FAULTS
+from twinstep.demo.run import KINDS, blows
+from twinstep.demo.soak import AFTER_STEPS, MOMENT_S_MAX, WEIGHTS, schedule
+from twinstep.errors import UsageError
+
+
+def test_one_seed_gives_one_schedule() -> None:
+    assert schedule(50, seed=7) == schedule(50, seed=7)
+    assert schedule(50, seed=7) != schedule(50, seed=8)
+    assert schedule(50, seed=7)[:20] == schedule(20, seed=7)
+
+
+def test_every_blow_is_within_its_bounds() -> None:
+    for seed in range(100):
+        made = schedule(50, seed=seed)
+        assert len(made) == 50
+        assert not made[0].soon, f"seed={seed}"
+        for blow in made:
+            assert AFTER_STEPS[0] <= blow.after_steps <= AFTER_STEPS[1]
+            assert 0 <= blow.moment_s <= MOMENT_S_MAX
+            assert not (blow.soon and FAULTS[blow.kind].takes_machine), f"seed={seed}"
+
+
+def test_all_kinds_come_and_some_come_soon() -> None:
+    made = [blow for seed in range(20) for blow in schedule(50, seed=seed)]
+    assert {blow.kind for blow in made} == set(WEIGHTS)
+    assert 0.05 < sum(blow.soon for blow in made) / len(made) < 0.3
+
+
+@pytest.mark.parametrize(("kills", "weights"), [(0, None), (3, {"flood": 1})])
+def test_nonsense_is_refused(kills: int, weights: dict[str, int] | None) -> None:
+    with pytest.raises(UsageError, match="kill-rank"):
+        schedule(kills, seed=1, weights=weights)
+
+
+def test_the_demo_has_each_kind_once() -> None:
+    assert [blow.kind for blow in blows(KINDS, seed=1)] == list(KINDS)
+    assert set(KINDS) <= set(FAULTS)

@@ -1,0 +1,56 @@
+"""A whole small job: it is injured, comes back, and ends in the same bits."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from twinstep.demo.drive import Planned
+from twinstep.demo.job import Plan, RunningJob
+from twinstep.demo.record import compare
+from twinstep.demo.show import Screen
+from twinstep.demo.trial import train
+from twinstep.errors import DeadlinePassed
+
+PLAN = Plan(style="fsdp2", machines=2, steps=40, step_s=0.03)
+
+
+@pytest.mark.timeout(240)
+def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
+    blows = [
+        Planned(kind="kill-rank", after_steps=4, moment_s=0.02),
+        Planned(kind="kill-machine", after_steps=4, moment_s=0.0),
+    ]
+    screen = Screen(Console(file=io.StringIO()))
+    calm = train(PLAN, tmp_path / "calm", screen)
+    injured = train(PLAN, tmp_path / "injured", screen, blows=blows, seed=1)
+    assert [failure.kind for failure in injured.failures] == [
+        "kill-rank",
+        "kill-machine",
+    ]
+    assert [failure.lost for failure in injured.failures] == ["", ""]
+    assert injured.failures[0].source == "own memory"
+    assert injured.failures[1].source.startswith("memory of ")
+    assert (calm.steps, injured.steps) == (PLAN.steps, PLAN.steps)
+    comparison = compare("fsdp2", calm.digests, injured.digests)
+    assert comparison.identical, comparison.differing
+    assert sorted(calm.digests) == ["rank0", "rank1"]
+    events = [event["event"] for event in injured.timeline]
+    assert events[0] == "start" and events[-1] == "end"
+    assert "kill-machine: first step" in events
+
+
+@pytest.mark.timeout(120)
+def test_a_wait_ends_with_whom_it_waited_for_and_leaves_nothing(tmp_path: Path) -> None:
+    job = RunningJob(PLAN, tmp_path / "job", lambda _: None)
+    try:
+        job.wait("machines", lambda s: s.status is not None, limit_s=60)
+        assert job.living()
+        with pytest.raises(DeadlinePassed, match=r"(?s)without a miracle.*round.*log"):
+            job.wait("a miracle", lambda _: False, limit_s=0.1)
+    finally:
+        job.close()
+    assert not job.living()
