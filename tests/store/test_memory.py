@@ -39,6 +39,26 @@ def test_a_slot_is_whole_pages_named_and_touched() -> None:
     slot.close()
 
 
+def test_a_slot_is_touched_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python holds its lock during each, and a lease must be renewed in between."""
+    monkeypatch.setattr(memory, "_TOUCH_BYTES", 2 * PAGE)
+    steps: list[tuple[int, int]] = []
+    real = memory.mmap.mmap
+
+    class Mapping(real):
+        def madvise(self, option: int, *span: int) -> None:
+            if option == memory._MADV_POPULATE_WRITE:
+                start, length = span
+                steps.append((start, length))
+            super().madvise(option, *span)
+
+    monkeypatch.setattr(memory.mmap, "mmap", Mapping)
+    slot = Slot.create(shard=0, slot=0, capacity_bytes=5 * PAGE)
+    assert steps == [(0, 2 * PAGE), (2 * PAGE, 2 * PAGE), (4 * PAGE, PAGE)]
+    assert os.fstat(slot.fd).st_blocks * 512 >= slot.size
+    slot.close()
+
+
 def test_two_holders_see_the_same_bytes() -> None:
     slot = Slot.create(shard=0, slot=0, capacity_bytes=PAGE)
     slot.view[:5] = b"state"

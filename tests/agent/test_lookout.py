@@ -1,0 +1,37 @@
+"""What is told of ranks' processes."""
+
+from __future__ import annotations
+
+from tests.agent import scenes
+from tests.agent.scenes import Scene, of
+from twinstep.agent import messages as say
+from twinstep.agent.lookout import Lookout
+
+
+def at_step_3() -> tuple[Scene, Lookout]:
+    scene = Scene()
+    scene.begins(scenes.begin(round=2))
+    scene.reaches(3)
+    return scene, Lookout(worker=scene.worker)
+
+
+def test_a_rank_that_ends_is_told_with_its_step_and_last_lines() -> None:
+    scene, lookout = at_step_3()
+    (ended,) = of(lookout.rank_ended(2, 0, -9, ["oops"]), say.RankEnded)
+    assert (ended.rank, ended.status, ended.step, ended.tail) == (0, -9, 3, ["oops"])
+    assert ended in [action.message for action in scene.worker.root_here()]
+
+
+def test_ranks_of_an_older_round_or_ended_on_purpose_are_no_news() -> None:
+    scene, lookout = at_step_3()
+    assert lookout.rank_ended(1, 0, 1, []) == []
+    assert lookout.probed(1, {0: "S"}) == []
+    scene.worker.from_root(scenes.stop(round=3))
+    assert lookout.rank_ended(3, 0, -9, []) == []
+    assert lookout.probed(3, {0: "S"}) == []
+
+
+def test_a_probe_tells_states_and_steps() -> None:
+    _, lookout = at_step_3()
+    (probed,) = of(lookout.probed(2, {0: "T"}), say.Probed)
+    assert (probed.states, probed.steps) == ({0: "T"}, {0: 3})
