@@ -26,9 +26,11 @@ from twinstep.errors import OrderError, StateError
 from twinstep.session import Session
 from twinstep.store.memory import Slot
 from twinstep.transfer.frame import PREFIX_BYTES, decode_header, encode, parse_prefix
+from twinstep.transfer.sender import hash_copy
 
 WAIT_S = 10.0
 ROUND = 3
+CHUNK_BYTES = 4096
 _decoder: msgspec.msgpack.Decoder[say.FromRank] = msgspec.msgpack.Decoder(say.FromRank)
 
 
@@ -73,11 +75,12 @@ class FakeAgent:
         """Gives the waiting rank a first start. Called before it asks."""
         self.tell(
             say.Welcome(
-                round=ROUND, step=0, may_share=False, chunk_bytes=4096, slots=[]
+                round=ROUND, step=0, may_share=False, chunk_bytes=CHUNK_BYTES, slots=[]
             )
         )
 
     def give_slots(self, layout: say.Layout) -> None:
+        self.own_bytes = layout.own_bytes
         self.slots = [
             Slot.create(shard=0, slot=slot, capacity_bytes=layout.own_bytes)
             for slot in range(2)
@@ -86,7 +89,7 @@ class FakeAgent:
             say.SlotInfo(shard=0, slot=index, size=slot.size)
             for index, slot in enumerate(self.slots)
         ]
-        message = say.Slots(round=ROUND, slots=infos)
+        message = say.Slots(round=ROUND, chunk_bytes=CHUNK_BYTES, slots=infos)
         self.tell(message, [slot.fd for slot in self.slots])
 
     def answer(self, step: int, *, capture: bool = True, slot: int = 0) -> None:
@@ -172,7 +175,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, agent: FakeAgent) -> Iterator[Train
 def test_an_answer_in_time_is_captured(trained: Trained) -> None:
     trained.first_step()
     trained.agent.answer(1)
-    assert trained.agent.hear(say.Captured).step == 1
+    captured = trained.agent.hear(say.Captured)
+    assert captured.step == 1
+    slot = trained.agent.slots[0]
+    digests = hash_copy(slot.view, trained.agent.own_bytes, CHUNK_BYTES)
+    assert captured.digests == {0: digests}
     assert any(bytes(trained.agent.slots[0].view))
     assert not any(bytes(trained.agent.slots[1].view))
     assert trained.session.statistics().captured == 1

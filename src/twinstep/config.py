@@ -128,6 +128,7 @@ class Job:
     preload: tuple[str, ...] = (
         "torch",
         "torch.distributed.fsdp",
+        "torch.distributed.optim",
         "torch._dynamo",
         "twinstep.adapters.torch",
     )

@@ -31,7 +31,14 @@ from twinstep import last_word
 from twinstep.adapters.choice import adapter_for
 from twinstep.agent import messages as say
 from twinstep.agent.tether import Tether
-from twinstep.capture.snapshot import Held, Layout, LayoutChanged, StateAdapter, cut
+from twinstep.capture.snapshot import (
+    Digests,
+    Held,
+    Layout,
+    LayoutChanged,
+    StateAdapter,
+    cut,
+)
 from twinstep.environment import RankPlace, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
@@ -93,6 +100,7 @@ class Session:
         self._layout: Layout | None = None
         self._slots: dict[tuple[int, int], Slot] = {}
         self._shared_range = range(0)
+        self._chunk_bytes = 0
         self._standing = _Standing(step=-1, held=None, closed=True)
         self._unfence: Callable[[], None] | None = None
         self._steps = self._captured = self._skipped = 0
@@ -277,6 +285,7 @@ class Session:
                 for slot in self._slots.values():
                     slot.close()
                 descriptors = tether.take(len(message.slots))
+                self._chunk_bytes = message.chunk_bytes
                 self._slots = {
                     (info.shard, info.slot): adopt(descriptor)
                     for info, descriptor in zip(message.slots, descriptors, strict=True)
@@ -307,19 +316,27 @@ class Session:
             late = standing.step != answer.step or standing.closed
             ready = standing.held is not None and bool(self._slots)
             standing.copying = copying = not late and ready
-        reason = ""
+        reason, digests = "", Digests()
         if copying:
             try:
                 finish = self._copy(standing, answer)
                 self._open(standing)
-                finish()
+                digests = finish()
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
             finally:
                 self._open(standing)
         if copying and not reason:
             self._captured += 1
-            self._send(say.Captured(rank=rank, round=round, step=answer.step))
+            told = {shard: digests.shared for shard, _ in self._slots if shard != rank}
+            told[rank] = digests.own
+            captured = say.Captured(
+                rank=rank,
+                round=round,
+                step=answer.step,
+                digests={shard: each for shard, each in told.items() if each},
+            )
+            self._send(captured)
             return
         self._skipped += 1
         skipped = say.Skipped(rank=rank, round=round, step=answer.step, reason=reason)
@@ -331,7 +348,7 @@ class Session:
             standing.copying = False
             self._changed.notify_all()
 
-    def _copy(self, standing: _Standing, answer: say.Capture) -> Callable[[], None]:
+    def _copy(self, standing: _Standing, answer: say.Capture) -> Callable[[], Digests]:
         """Reads the live state; the bytes are in the slots when what is returned
         has been called."""
         assert standing.held is not None and self._place is not None
@@ -348,6 +365,7 @@ class Session:
             own=own.view,
             shared=shared[0] if shared else memoryview(bytearray()),
             shared_range=self._shared_range,
+            chunk_bytes=self._chunk_bytes,
         )
         self._copied_s += time.perf_counter() - began_s
         return finish

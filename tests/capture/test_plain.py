@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from twinstep.capture.plain import DEPTH_MAX, Blob, decode_plain, encode_plain
 from twinstep.errors import ProtocolError, StateError

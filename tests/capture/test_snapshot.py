@@ -8,10 +8,10 @@ import os
 
 import numpy
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from twinstep.capture.snapshot import (
+    LARGE_BYTES,
     PAGE_BYTES,
     SMALL_BYTES,
     Piece,
@@ -19,10 +19,12 @@ from twinstep.capture.snapshot import (
     blank,
     clip,
     coalesced,
+    copy_hashed,
     copy_pieces,
     cut,
     restore_pieces,
 )
+from twinstep.transfer.sender import hash_copy, verify_copy
 
 SIZE = 3 * PAGE_BYTES + 100
 
@@ -49,6 +51,47 @@ def test_copied_and_restored(size: int) -> None:
     back = numpy.zeros(size, numpy.uint8)
     restore_pieces([Piece(back.ctypes.data, size, 64)], target.toreadonly())
     assert (back == source).all()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 300),
+            st.one_of(
+                st.integers(0, 5000), st.integers(LARGE_BYTES - 1, 3 * LARGE_BYTES)
+            ),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from([100, 4096, LARGE_BYTES, 2 * LARGE_BYTES]),
+    st.integers(0, 300),
+)
+@settings(max_examples=40)
+def test_digests_of_a_copy_are_those_of_the_slot(
+    layout: list[tuple[int, int]], chunk_bytes: int, tail: int
+) -> None:
+    if chunk_bytes < 4096:
+        layout = [(gap, min(size, 5000)) for gap, size in layout]
+    source = live(max([size for _, size in layout], default=0) + 1)
+    pieces, at = [], 0
+    for gap, size in layout:
+        pieces.append(Piece(source.ctypes.data, size, at + gap))
+        at += gap + size
+    target, plain = bytearray(b"\7" * (at + tail)), bytearray(b"\7" * (at + tail))
+    digests = copy_hashed(pieces, memoryview(target), chunk_bytes=chunk_bytes)
+    copy_pieces(pieces, memoryview(plain))
+    assert target == plain
+    assert digests == hash_copy(memoryview(target), len(target), chunk_bytes)
+
+
+def test_damage_in_the_slot_does_not_become_its_digest() -> None:
+    """The digests are of the live bytes, as they were when they were copied."""
+    source, target = live(2 * LARGE_BYTES), slot(2 * LARGE_BYTES)
+    pieces = [Piece(source.ctypes.data, len(source), 0)]
+    digests = copy_hashed(pieces, target, chunk_bytes=LARGE_BYTES)
+    assert verify_copy(target, len(source), LARGE_BYTES, digests) is None
+    target[LARGE_BYTES + 5] ^= 1
+    assert verify_copy(target, len(source), LARGE_BYTES, digests) == 1
 
 
 @pytest.mark.parametrize("offset", [-1, 1])

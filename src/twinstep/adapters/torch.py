@@ -34,12 +34,14 @@ from twinstep.capture.manifest import (
     write_head,
 )
 from twinstep.capture.snapshot import (
+    Digests,
     Held,
     Layout,
     LayoutChanged,
     Piece,
     blank,
     clip,
+    copy_hashed,
     copy_pieces,
 )
 from twinstep.errors import StateError
@@ -102,9 +104,11 @@ class TorchState:
         own: memoryview,
         shared: memoryview,
         shared_range: range,
-    ) -> Callable[[], None]:
+        chunk_bytes: int = 0,
+    ) -> Callable[[], Digests]:
         """The held step is in the slots when the returned function returns; the next
-        update may run as soon as copy() itself has."""
+        update may run as soon as copy() itself has. Digests are taken of what comes
+        from host memory without detours."""
         plan, binding, marks = cast("tuple[Plan, Binding, Any]", held.mark)
         own = own.cast("B")[: plan.layout.own_bytes]
         shared = shared.cast("B")[: len(shared_range)]
@@ -119,17 +123,28 @@ class TorchState:
         }
         finish = self._devices.copy(binding.devices, marks, targets) if marks else _done
         write_head(own[: plan.layout.static.head_bytes], held.manifest)
+        simple = bool(chunk_bytes) and not marks and not binding.sparse
+        digests: dict[Region, bytes] = {"own": b"", "shared": b""}
         for region, (view, span) in targets.items():
-            copy_pieces(clip(binding.pieces[region], span), view)
             blanks = [_overlap(gap, span) for gap in binding.blanks[region]]
             blank([gap for gap in blanks if len(gap)], view)
+            pieces = clip(binding.pieces[region], span)
+            if simple:
+                digests[region] = copy_hashed(pieces, view, chunk_bytes=chunk_bytes)
+            else:
+                copy_pieces(pieces, view)
         for entry, tensor in binding.sparse:
             if entry.offset not in plan.staged:
                 view, span = targets[entry.region]
                 raw = torch_values.raw_bytes(tensor)
                 piece = Piece(raw.data_ptr(), entry.size, entry.offset)
                 copy_pieces(clip([piece], span), view)
-        return finish
+
+        def finished() -> Digests:
+            finish()
+            return Digests(**digests)
+
+        return finished
 
     def fence(self, before_update: Callable[[], None]) -> Callable[[], None]:
         """`before_update` runs before each optimizer's step, until the returned

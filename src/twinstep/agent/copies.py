@@ -179,11 +179,12 @@ class Copies:
     # Sending.
 
     def send_out(self, shard: int, slot: int, *, keep: int) -> list[do.WorkerAction]:
-        """A captured copy goes to its other holders, or is just hashed.
-
-        The first send computes the digests; the others wait for them."""
+        """A captured copy goes to its other holders, or is just hashed. Unless its
+        rank told the digests, the first send computes them, and the others wait."""
         entry = self.table.slots[shard][slot]
         ships = self._ships(shard, slot, entry, keep=keep)
+        if entry.digests:
+            return [*ships]
         if not ships:
             assert self.begin is not None
             return [

@@ -53,6 +53,8 @@ class Captured(Message, frozen=True, kw_only=True, tag=True):
     rank: int
     round: int
     step: int
+    digests: dict[int, bytes] = {}
+    """Per shard those of its chunks, where the rank took them while it copied."""
 
 
 class Skipped(Message, frozen=True, kw_only=True, tag=True):
@@ -133,6 +135,7 @@ class Slots(Message, frozen=True, kw_only=True, tag=True):
     """Both slots of the rank's own shard, then both of its shared range."""
 
     round: int
+    chunk_bytes: int
     slots: list[SlotInfo]
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from twinstep.agent import messages as say
 from twinstep.agent.copies import Copies
-from twinstep.values import Grid
+from twinstep.store.slots import SlotTable
+from twinstep.values import DIGEST_BYTES, Grid, chunk_count
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +62,26 @@ class Vote:
             return []
         del self.writing[rank]
         return places
+
+    def wrote(
+        self,
+        message: say.Captured,
+        shard: int,
+        slot: int,
+        table: SlotTable,
+        chunk_bytes: int,
+    ) -> None:
+        """The slot is written afterwards; whole, if its rank told the digests of all
+        that the slot holds: of less, after the state shrank, they are not enough."""
+        table.written(shard, slot)
+        layout, size = self.layouts.get(message.rank), table.sizes[shard]
+        digests = message.digests.get(shard, b"")
+        due = chunk_count(size, chunk_bytes) * DIGEST_BYTES
+        if layout is None or len(digests) != due:
+            return
+        laid = layout.own_bytes if shard == message.rank else layout.shared_bytes
+        if laid == size:
+            table.whole(shard, slot, digests=digests)
 
     def order(self, rank: int, answer: say.Answer, copies: Copies) -> say.Capture:
         """Gives a rank the slots that do not hold what is kept, if it is to capture

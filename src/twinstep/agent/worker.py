@@ -287,13 +287,13 @@ class Worker:
             for slot in range(SLOTS)
         ]
         where = tuple((slot.shard, slot.slot) for slot in slots)
-        message = say.Slots(round=self.round, slots=slots)
+        message = say.Slots(round=self.round, chunk_bytes=self.chunk_bytes, slots=slots)
         return [do.TellRank(rank=rank, message=message, slots=where)]
 
     def _captured(self, message: say.Captured) -> Actions:
         done: Actions = []
         for shard, slot in self.vote.finished(message.rank, message.step):
-            self.copies.table.written(shard, slot)
+            self.vote.wrote(message, shard, slot, self.copies.table, self.chunk_bytes)
             done += self.copies.send_out(shard, slot, keep=self.vote.keep)
         return done + self.report()
 

@@ -13,6 +13,10 @@ faster than writev, pwritev or process_vm_writev into the slot (measured 9 again
 GB/s), and unlike a framework's copy it brings no threads of its own, which would
 compete with training for the cores. Tiny pieces keep the lock, since to get it back
 may cost a switch interval (5 ms) each. Nothing here starts a thread.
+
+A copy's digests are taken while it is made: a tile that was just read is in the cache.
+256 MB in 200 tensors took 23 ms of one core to copy into a slot, 40 to copy and then
+hash, and 31 to do both tile by tile (AMD EPYC).
 """
 
 from __future__ import annotations
@@ -22,10 +26,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import xxhash
+
 from twinstep.capture.manifest import StaticPart, aligned
 from twinstep.errors import StateError
 
 SMALL_BYTES = 32 * 1024
+LARGE_BYTES = 256 * 1024
+"""From here on a copy may go past the caches (environment.COPY_PAST_CACHES): its
+source is still in them, its target is not."""
+
+
+TILE_BYTES = 512 * 1024
+"""Copied and then hashed at a time. Counted from the start of a piece: tiles that end
+where chunks do leave small ends, which took a third longer in all."""
 PAGE_BYTES = 4096
 
 
@@ -65,6 +79,13 @@ class Held:
     """What copy() must wait for on an accelerator; the adapter's own."""
 
 
+class Digests(NamedTuple):
+    """The digests of a copy's chunks, one after the other; empty: not taken."""
+
+    own: bytes = b""
+    shared: bytes = b""
+
+
 class StateAdapter(Protocol):
     """Turns a framework's live objects into bytes and back.
 
@@ -96,9 +117,12 @@ class StateAdapter(Protocol):
         own: memoryview,
         shared: memoryview,
         shared_range: range,
-    ) -> Callable[[], None]:
+        chunk_bytes: int = 0,
+    ) -> Callable[[], Digests]:
         """When it returns, the next update may run (the fence sees to it on an
-        accelerator); when the returned function returns, the bytes are there."""
+        accelerator); when the returned function returns, the bytes are there, and
+        it tells the digests of their chunks, where chunk_bytes is given and they
+        could be taken on the way."""
         ...
 
     def fence(self, before_update: Callable[[], None]) -> Callable[[], None]:
@@ -197,6 +221,63 @@ def copy_pieces(pieces: Iterable[Piece], target: memoryview) -> None:
     for address, size, offset in pieces:
         assert 0 <= offset <= limit - size, (offset, size, limit)
         (_locked if size < SMALL_BYTES else _unlocked)(start + offset, address, size)
+
+
+def copy_hashed(
+    pieces: Iterable[Piece], target: memoryview, *, chunk_bytes: int
+) -> bytes:
+    """As copy_pieces, and returns the digests of all chunks of `target`.
+
+    `pieces` come by offset and do not overlap; what of `target` lies in none of them
+    is there already. Large pieces are hashed from their source, tile by tile."""
+    assert not target.readonly
+    start, limit = address_of(target), target.nbytes
+    chunks = _Chunks(chunk_bytes)
+    for address, size, offset in pieces:
+        assert chunks.hashed <= offset <= limit - size, (offset, size, limit)
+        if size < LARGE_BYTES:
+            (_locked if size < SMALL_BYTES else _unlocked)(
+                start + offset, address, size
+            )
+            if offset + size - chunks.hashed >= chunk_bytes:
+                chunks.take(target[chunks.hashed : offset + size])
+            continue
+        chunks.take(target[chunks.hashed : offset])
+        done = 0
+        while done < size:
+            left = size - done
+            tile = left if left < 2 * TILE_BYTES else TILE_BYTES
+            _unlocked(start + offset + done, address + done, tile)
+            source = (ctypes.c_char * tile).from_address(address + done)
+            chunks.take(memoryview(source).cast("B"))
+            done += tile
+    chunks.take(target[chunks.hashed :])
+    return chunks.finished()
+
+
+class _Chunks:
+    """Digests of chunks whose bytes come in order, in parts of any size."""
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self.hashed = 0
+        self._chunk_bytes = chunk_bytes
+        self._hasher = xxhash.xxh3_128()
+        self._digests: list[bytes] = []
+
+    def take(self, view: memoryview) -> None:
+        while len(view):
+            part = view[: self._chunk_bytes - self.hashed % self._chunk_bytes]
+            self._hasher.update(part)
+            self.hashed += len(part)
+            if self.hashed % self._chunk_bytes == 0:
+                self._digests.append(self._hasher.digest())
+                self._hasher.reset()
+            view = view[len(part) :]
+
+    def finished(self) -> bytes:
+        if self.hashed % self._chunk_bytes:
+            self._digests.append(self._hasher.digest())
+        return b"".join(self._digests)
 
 
 def restore_pieces(pieces: Iterable[Piece], source: memoryview) -> None:

@@ -1,0 +1,269 @@
+"""Sending and remote restore, beside a plain socket copy of the same bytes.
+
+    python -m benchmarks.transfer --json transfer.json
+
+Two processes, two slots that both have touched, one TCP connection over loopback for
+everything. Each repeat runs all ways one after the other, in an order drawn anew, so
+that what else the computer does falls on all of them; a ratio is taken within a
+repeat, and its median over the repeats is the result. The plain copy is sendall and
+recv_into without checksum or frame, with tiles of 8 MiB and of a chunk; send and
+restore are compared with the faster of these. The plain copy is measured twice: its
+ratio to itself shows what the noise is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from twinstep import config
+from twinstep.store.memory import Slot
+from twinstep.transfer.exchange import (
+    accept_copy,
+    confirm,
+    fetch_copy,
+    offer_copy,
+    serve_fetch,
+)
+from twinstep.transfer.frame import Fetch, Offer
+from twinstep.transfer.sender import hash_copy
+from twinstep.transfer.tcp import TcpChannel, ask_buffers
+
+BIG_TILE_BYTES = 8 << 20
+DEADLINE_S = 60.0
+BUDGET = 0.9
+
+Way = Callable[[], object]
+
+
+class Source:
+    """The process that has the bytes."""
+
+    def __init__(
+        self, sock: socket.socket, slot: Slot, *, limits: config.Transfer
+    ) -> None:
+        self.sock, self.slot, self.limits = sock, slot, limits
+        self.channel = TcpChannel(sock, limits=limits, deadline_s=DEADLINE_S)
+        self.digests = hash_copy(slot.view, slot.size, limits.chunk_bytes)
+
+    def ways(self) -> dict[str, Way]:
+        chunk = self.limits.chunk_bytes
+        return {
+            "plain, chunk tiles": lambda: self.plain(chunk),
+            "plain, 8 MiB tiles": lambda: self.plain(BIG_TILE_BYTES),
+            "plain, again": lambda: self.plain(chunk),
+            "send": self.send,
+            "send, digests known": lambda: self.send(self.digests),
+            "restore": self.restore,
+        }
+
+    def plain(self, tile_bytes: int) -> None:
+        view = self.slot.view
+        for at in range(0, self.slot.size, tile_bytes):
+            self.sock.sendall(view[at : at + tile_bytes])
+        assert self.sock.recv(1) == b"!"
+
+    def send(self, digests: bytes | None = None) -> None:
+        offer = Offer(
+            job="benchmark",
+            machine="m00",
+            round=1,
+            term=1,
+            shard=0,
+            step=1,
+            size=self.slot.size,
+            chunk_bytes=self.limits.chunk_bytes,
+        )
+        offer_copy(self.channel, offer, view=self.slot.view, digests=digests)
+
+    def restore(self) -> None:
+        fetch, _ = self.channel.receive()
+        assert isinstance(fetch, Fetch)
+        serve_fetch(
+            self.channel,
+            fetch,
+            view=self.slot.view,
+            size=self.slot.size,
+            chunk_bytes=self.limits.chunk_bytes,
+            digests=self.digests,
+        )
+        assert self.sock.recv(1) == b"!"
+
+
+class Target:
+    """The process that wants them."""
+
+    def __init__(
+        self, sock: socket.socket, slot: Slot, *, limits: config.Transfer
+    ) -> None:
+        self.sock, self.slot, self.limits = sock, slot, limits
+        self.channel = TcpChannel(sock, limits=limits, deadline_s=DEADLINE_S)
+
+    def ways(self) -> dict[str, Way]:
+        chunk = self.limits.chunk_bytes
+        return {
+            "plain, chunk tiles": lambda: self.plain(chunk),
+            "plain, 8 MiB tiles": lambda: self.plain(BIG_TILE_BYTES),
+            "plain, again": lambda: self.plain(chunk),
+            "send": self.accept,
+            "send, digests known": self.accept,
+            "restore": self.restore,
+        }
+
+    def plain(self, tile_bytes: int) -> None:
+        view = self.slot.view
+        for at in range(0, self.slot.size, tile_bytes):
+            tile = view[at : at + tile_bytes]
+            got = 0
+            while got < len(tile):
+                got += self.sock.recv_into(tile[got:], 0, socket.MSG_WAITALL)
+        self.sock.sendall(b"!")
+
+    def accept(self) -> None:
+        offer, _ = self.channel.receive()
+        assert isinstance(offer, Offer)
+        accept_copy(
+            self.channel,
+            offer,
+            view=self.slot.view,
+            chunk_bytes_max=self.limits.chunk_bytes,
+        )
+        confirm(self.channel, offer)
+
+    def restore(self) -> None:
+        fetch = Fetch(job="benchmark", machine="m01", round=1, term=1, shard=0, step=1)
+        fetch_copy(
+            self.channel,
+            fetch,
+            view=self.slot.view,
+            chunk_bytes_max=self.limits.chunk_bytes,
+        )
+        self.sock.sendall(b"!")
+
+
+def connected(limits: config.Transfer) -> tuple[socket.socket, socket.socket]:
+    with socket.socket() as listener:
+        ask_buffers(listener, limits=limits)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        source = socket.socket()
+        ask_buffers(source, limits=limits)
+        source.connect(listener.getsockname())
+        target, _ = listener.accept()
+    return source, target
+
+
+def turned(names: list[str], repeat: int) -> list[str]:
+    """The order of one repeat, the same in both processes."""
+    return random.Random(repeat + 1).sample(names, len(names))
+
+
+def run_target(sock: socket.socket, *, size: int, repeats: int, chunk: int) -> None:
+    limits = config.Transfer(chunk_bytes=chunk)
+    slot = Slot.create(shard=0, slot=1, capacity_bytes=size)
+    ways = Target(sock, slot, limits=limits).ways()
+    for repeat in range(-1, repeats):
+        for name in turned(list(ways), repeat):
+            sock.sendall(b"?")
+            ways[name]()
+
+
+def run_source(
+    sock: socket.socket, *, size: int, repeats: int, chunk: int
+) -> dict[str, list[float]]:
+    """Returns the GB/s of each way in each repeat; one before them is not counted."""
+    limits = config.Transfer(chunk_bytes=chunk)
+    slot = Slot.create(shard=0, slot=0, capacity_bytes=size)
+    noise = os.urandom(1 << 20)
+    for at in range(0, slot.size, len(noise)):
+        slot.view[at : at + len(noise)] = noise[: slot.size - at]
+    ways = Source(sock, slot, limits=limits).ways()
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-1, repeats):
+        for name in turned(list(ways), repeat):
+            assert sock.recv(1) == b"?"
+            started_s = time.perf_counter()
+            ways[name]()
+            if repeat >= 0:
+                passed_s = time.perf_counter() - started_s
+                rates[name].append(slot.size / passed_s / 1e9)
+    return rates
+
+
+def measure(*, size: int, repeats: int, chunk: int) -> dict[str, list[float]]:
+    source, target = connected(config.Transfer(chunk_bytes=chunk))
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            source.close()
+            run_target(target, size=size, repeats=repeats, chunk=chunk)
+            status = 0
+        finally:
+            os._exit(status)
+    target.close()
+    try:
+        return run_source(source, size=size, repeats=repeats, chunk=chunk)
+    finally:
+        source.close()
+        os.waitpid(pid, 0)
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, object]:
+    tiles = ("plain, chunk tiles", "plain, 8 MiB tiles")
+    fastest = max(tiles, key=lambda name: statistics.median(rates[name]))
+    ratios = {
+        name: statistics.median(
+            mine / plain
+            for mine, plain in zip(rates[name], rates[fastest], strict=True)
+        )
+        for name in rates
+    }
+    return {
+        "plain": fastest,
+        "median_gb_per_s": {n: statistics.median(r) for n, r in rates.items()},
+        "ratio_to_plain": ratios,
+        "budget": BUDGET,
+        "send_in_budget": ratios["send"] >= BUDGET,
+        "restore_in_budget": ratios["restore"] >= BUDGET,
+        "gb_per_s": rates,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--mebibytes", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--chunk-kib", type=int, default=0)
+    options = parser.parse_args()
+    chunk = options.chunk_kib << 10 or config.Transfer().chunk_bytes
+    size = options.mebibytes << 20
+    rates = measure(size=size, repeats=options.repeats, chunk=chunk)
+    result: dict[str, object] = {
+        "computer": f"{platform.machine()}, {os.cpu_count()} cores",
+        "bytes": size,
+        "chunk_bytes": chunk,
+        **summary(rates),
+    }
+    print(f"{size >> 20} MiB, chunks of {chunk >> 10} KiB, {options.repeats} repeats")
+    for name, rate in rates.items():
+        ratio = result["ratio_to_plain"][name]  # type: ignore[index]
+        print(
+            f"  {name:20} {statistics.median(rate):5.2f} GB/s"
+            f" [{min(rate):.2f} {max(rate):.2f}]  {ratio:.2f} of plain"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
