@@ -283,7 +283,9 @@ def test_stop_ends_what_goes_out(pair) -> None:
         port = silent.getsockname()[1]
         members[1] = msgspec.structs.replace(members[1], port=port)
         owner.fills(0, 0, 5)
-        owner.decide(lambda: owner.worker.copies.send_out(0, 0, keep=0))
+        (ship, *_) = owner.worker.copies.send_out(0, 0, keep=0)
+        for _ in range(JOB.transfer.threads_max + 1):  # one waits for a thread
+            owner.mover.ship(ship)
         peer, _ = silent.accept()
         assert not owner.mover.idle
         owner.worker.from_root(scenes.stop(round=2))
@@ -304,7 +306,7 @@ def test_a_sender_that_dies_leaves_an_empty_slot(pair) -> None:
 def wait_idle(machine: Machine) -> None:
     """`idle` turns true soon; process.py asks every few milliseconds, as this does."""
     pause = threading.Event()
-    for _ in range(2000):
+    for _ in range(1000):
         if machine.mover.idle:
             return
         pause.wait(0.005)

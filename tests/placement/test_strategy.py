@@ -8,8 +8,7 @@ from itertools import permutations, product
 from math import ceil
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from twinstep.config import STRATEGIES
 from twinstep.errors import ConfigError

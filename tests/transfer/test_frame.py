@@ -8,8 +8,7 @@ import zlib
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from twinstep.errors import ProtocolError
 from twinstep.transfer import frame

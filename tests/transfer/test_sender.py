@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.transfer.links import CHUNK_BYTES, Beside, Link, cut, flip
 from twinstep.errors import Corrupt, DeadlinePassed, ProtocolError, Refused

@@ -27,6 +27,7 @@ SLOTS_PER_SHARD = 2
 MARGIN_BYTES = 256 * 1024 * 1024
 """Left free for the agent, the sockets' buffers and whatever else runs."""
 
+_TOUCH_BYTES = 8 << 20  # some 10 ms
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; not in Python's mmap
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -242,9 +243,14 @@ def _try_huge(mapping: mmap.mmap) -> None:
 
 
 def _touch(mapping: mmap.mmap) -> None:
-    """Makes every page present and mapped here; contents stay as they are."""
+    """Makes every page present and mapped here; contents stay as they are.
+
+    In steps, because Python holds its lock during madvise: an agent that reserves
+    10 GB must renew its lease meanwhile."""
+    size = len(mapping)
     try:
-        mapping.madvise(_MADV_POPULATE_WRITE)
+        for at in range(0, size, _TOUCH_BYTES):
+            mapping.madvise(_MADV_POPULATE_WRITE, at, min(_TOUCH_BYTES, size - at))
     except OSError as error:
         if error.errno != 22:  # EINVAL: an older kernel
             raise
