@@ -129,10 +129,10 @@ def test_a_bad_shared_copy_is_found_as_well() -> None:
 
 def test_names_and_values_are_not_read_from_bytes_that_are_bad() -> None:
     adapter = Adapter()
-    adapter.restore = None  # type: ignore[assignment]
     words = [welcome(copy(1, bad_byte=100)) for _ in range(ATTEMPTS_MAX)]
     with pytest.raises(NoCopyLeft, match=f"rank 1: {ATTEMPTS_MAX} copies"):
         load(Agent(*words), adapter, PLACE)
+    assert adapter.restored == []
 
 
 def test_a_corrupt_copy_explains_a_restore_that_fails() -> None:
