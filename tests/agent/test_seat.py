@@ -24,7 +24,8 @@ class Store:
 
     def __init__(self, store: Embedded) -> None:
         self._store = store
-        self.paused = threading.Event()
+        self.awake = threading.Event()
+        self.awake.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -38,7 +39,7 @@ class PausedLease:
         self.id, self._store, self._lease = lease.id, store, lease
 
     def renew(self) -> bool:
-        return True if self._store.paused.is_set() else self._lease.renew()
+        return self._lease.renew() if self._store.awake.is_set() else True
 
     def revoke(self) -> None:
         self._lease.revoke()
@@ -65,6 +66,7 @@ class Contender:
         )
 
     def post(self, work: Callable[[], None]) -> None:
+        self.store.awake.wait(WAIT_S)  # its loop stands still as well
         with self._loop:
             work()
 
@@ -148,7 +150,7 @@ def test_a_paused_root_loses_its_seat_and_cannot_write_over_the_next_one(
     assert first.root_of(1) == "m0"
     first.seat.save(PLAN, b"of term 1")
     second.seat.take(b"{}")
-    first.store.paused.set()  # it renews nothing and does not know
+    first.store.awake.clear()  # it renews nothing and does not know
     assert second.gone.get(timeout=WAIT_S) == "m0"
     assert second.root_of(2) == "m1"
     second.seat.save(PLAN, b"of term 2")
@@ -159,7 +161,7 @@ def test_a_paused_root_loses_its_seat_and_cannot_write_over_the_next_one(
         one.seat.run(written.set)
         assert written.wait(WAIT_S)
     assert second.seat.plan() == b"of term 2"
-    first.store.paused.clear()
+    first.store.awake.set()
     assert "m0 is lost" in first.lost.get(timeout=WAIT_S)
     assert first.root_of(2) == "m1"
 

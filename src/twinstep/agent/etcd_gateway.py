@@ -3,7 +3,8 @@
 Every call ends by its deadline. One that does no harm when it is done twice (reads,
 lease renewals and revocations) is made again wherever it failed, and, while there is
 no answer, on further connections too, `hedge_s` and more after the one before: the
-first answer wins. A lost packet, a stopped member or a dead host then costs a renewal 0.15 s
+first answer wins. A lost packet, a stopped member or a dead host then costs a renewal
+0.15 s
 and not its lease. A transaction is made once. It goes to another endpoint only if it
 surely was not done: it could not be handed to the kernel whole, or etcd said so.
 
