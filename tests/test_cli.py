@@ -98,7 +98,10 @@ def test_domains_that_allow_no_placement(trial: Trial) -> None:
 def test_a_script_that_dies_at_once(trial: Trial) -> None:
     trial.start("--machines", "2", script=WORKLOADS / "broken.py", config=QUICK)
     assert trial.wait() == 1
-    assert trial.out.count("[rank 0] about to fail") == 3
+    # In each round the first rank to die ends the other, which may not get so far.
+    assert 3 <= trial.out.count("about to fail") <= 8
+    assert "round 3: " in trial.out
+    assert "round 4: " not in trial.out
     assert "3 rounds in a row made no new step" in trial.err
     assert "ValueError: this script is broken" in trial.err
     trial.clean()

@@ -98,10 +98,11 @@ def test_refusals_of_all_releases_are_read(
 
 
 @contextlib.contextmanager
-def answering(said: bytes) -> Iterator[str]:
-    """The address of a server that says the same to everybody."""
+def answering(said: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that says the same to everybody: its address, and what it was told."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         ended = threading.Event()
+        told: list[bytes] = []
 
         def answer() -> None:
             while not ended.is_set():
@@ -109,16 +110,44 @@ def answering(said: bytes) -> Iterator[str]:
                     peer, _ = server.accept()
                     with peer:
                         peer.settimeout(1)
-                        peer.recv(65536)
+                        told.append(peer.recv(65536))
                         peer.sendall(said)
                         peer.recv(1)
 
         server.settimeout(0.1)
         thread = threading.Thread(target=answer)
         thread.start()
-        yield f"etcd://127.0.0.1:{server.getsockname()[1]}"
-        ended.set()
-        thread.join(5)
+        try:
+            yield f"etcd://127.0.0.1:{server.getsockname()[1]}", told
+        finally:
+            ended.set()
+            thread.join(5)
+
+
+def error(status: int, message: str, code: int) -> bytes:
+    body = b'{"error":"%s","code":%d}' % (message.encode(), code)
+    head = b"HTTP/1.1 %d No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "again"),
+    [("etcdserver: request timed out", 14, False), ("etcdserver: no leader", 14, True)],
+)
+def test_a_transaction_is_made_again_only_if_etcd_surely_did_nothing(
+    message: str, code: int, again: bool
+) -> None:
+    with answering(error(503, message, code)) as (address, told):
+        store = etcd.connect(address, call_s_max=0.5)
+        with pytest.raises(DeadlinePassed, match=message) as caught:
+            put_in(store, "a")
+        assert ("may have been done" in str(caught.value)) != again
+        assert (len(told) > 1) == again
+        told.clear()
+        with pytest.raises(DeadlinePassed, match=message):
+            store.get("a")
+        assert len(told) > 1
+        store.close()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +163,7 @@ def answering(said: bytes) -> Iterator[str]:
 def test_a_peer_that_is_no_etcd_is_named_by_the_deadline(
     said: bytes, reason: str
 ) -> None:
-    with answering(said) as address:
+    with answering(said) as (address, _):
         bounds = Bounds(response_bytes_max=9999, quiet_s=0.1, probe_s_max=0.1)
         store = etcd.connect(address, call_s_max=0.4, bounds=bounds)
         began_s = monotonic_s()

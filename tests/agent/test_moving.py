@@ -33,6 +33,7 @@ from twinstep.transfer.tcp import TcpChannel, connect
 CHUNK = 4096
 SIZE = 20 * CHUNK + 100
 WAIT_S = 20.0
+TICK_S = 0.05
 JOB = Job(
     machines=2,
     transfer=Transfer(chunk_bytes=CHUNK, streams=2, threads_max=4),
@@ -76,8 +77,13 @@ class Machine(Scene):
         self.post(decide).result()
 
     def until(self, condition: Callable[[], bool]) -> None:
+        """Waits, and ticks meanwhile: what was refused is tried again."""
         with self.changed:
-            assert self.changed.wait_for(condition, WAIT_S), "it did not come true"
+            for _ in range(int(WAIT_S / TICK_S)):
+                if self.changed.wait_for(condition, TICK_S):
+                    return
+                self.carry(self.transit.tick(1e9))
+        raise AssertionError("it did not come true")
 
     def carry(self, actions: Actions) -> None:
         for action in actions:

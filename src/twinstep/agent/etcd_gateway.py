@@ -4,9 +4,8 @@ Every call ends by its deadline. One that does no harm when it is done twice (re
 lease renewals and revocations) is made again wherever it failed, and, while there is
 no answer, on further connections too, `hedge_s` and more after the one before: the
 first answer wins. A lost packet, a stopped member or a dead host then costs a renewal
-0.15 s
-and not its lease. A transaction is made once. It goes to another endpoint only if it
-surely was not done: it could not be handed to the kernel whole, or etcd said so.
+0.15 s and not its lease. A transaction is made once. It goes to another endpoint only
+if it surely was not done: it could not be handed to the kernel whole, or etcd said so.
 
 Endpoints are taken in turn from one chosen at random, and kept while they answer.
 Late answers are read from their connection when it is next looked at, and dropped.
@@ -142,7 +141,9 @@ class Gateway:
 
     # Connections.
 
-    def take(self, index: int, until_s: float) -> Link:
+    def take(
+        self, index: int, until_s: float, *, connect_s_max: float | None = None
+    ) -> Link:
         """Returns a connection to an endpoint that waits for no answer, to be put
         back or dropped. Raises: OSError, DeadlinePassed."""
         with self._lock:
@@ -162,7 +163,7 @@ class Gateway:
             link = connect(
                 endpoint,
                 self._context,
-                connect_s_max=min(left_s, self.bounds.connect_s_max),
+                connect_s_max=min(left_s, connect_s_max or self.bounds.connect_s_max),
                 bytes_max=self.bounds.response_bytes_max,
             )
         except OSError as error:
@@ -273,7 +274,9 @@ class _Call:
             headers: list[tuple[str, str]] = []
             if self._path != AUTHENTICATE:
                 headers = gateway.headers(self._until_s)
-            link = gateway.take(index, self._until_s)
+            # While others are under way, to wait for a connection is to wait with all.
+            brief_s = gateway.bounds.hedge_s if self._flights else None
+            link = gateway.take(index, self._until_s, connect_s_max=brief_s)
             try:
                 link.send(self._path, self._body, headers, self._until_s)
             except (OSError, DeadlinePassed):
