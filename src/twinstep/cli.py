@@ -206,9 +206,9 @@ def corrupt_copy(
 @app.command("demo")
 def show(
     json_file: JsonFile = None,
-    png: Annotated[
-        Path | None, typer.Option(help="Draw the run into this picture.")
-    ] = None,
+    png: Annotated[Path, typer.Option(help="Draw the run into this picture.")] = Path(
+        "twinstep-demo.png"
+    ),
     seed: Annotated[int, typer.Option(help="Of data and initial weights.")] = 0,
 ) -> None:
     """Train a small GPT twice, once under five failures, and compare every bit."""
