@@ -191,7 +191,7 @@ class Toy(ToyRanks, ToyData):
     def follow(self, name: str, term: int) -> None:
         """A machine connects to the root, and says what that may have missed."""
         machine, at = self.machines.get(name), self.roots.get(term)
-        if machine is None or machine.cut or at is None or machine.root_term > term:
+        if machine is None or machine.cut or at is None or machine.root_term >= term:
             return
         self.disconnect(name, self.random.random() < 0.5)
         machine.root_term = term
