@@ -37,7 +37,8 @@ class Timing:
     """The ranks are looked at after this many median step times without a step (if
     that is longer than hang_s_min)."""
     first_step_s_max: float = 900.0
-    """The first step of a round compiles and warms up; so long it may take."""
+    """The first step of a round compiles and warms up; so long it may take, while no
+    rank is stopped."""
     stop_s_max: float = 10.0
     """Killed ranks are gone, and inventories here, within this time."""
     connect_s_max: float = 5.0

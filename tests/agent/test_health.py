@@ -20,7 +20,10 @@ def test_the_first_step_of_a_round_may_compile() -> None:
     one, now_s = watch(50.0, 1.0, 1.0)
     assert one.late(now_s + 10.1)
     one.restart(now_s)
-    assert not one.late(now_s + 99.0) and one.late(now_s + 100.1)
+    assert one.patience_s_max == 100.0, "while all ranks run"
+    assert not one.late(now_s + 2.0) and one.late(now_s + 2.1), "a stopped one is found"
+    one.stepped(now_s + 50.0)
+    assert one.patience_s_max == TIMING.hang_s_max
 
 
 def test_the_deadline_is_learnt_from_the_steps_but_has_a_floor() -> None:

@@ -49,11 +49,17 @@ class StepWatch:
 
     @property
     def silence_s_max(self) -> float:
-        """How long a step may take now."""
+        """How long a step may take before the ranks are looked at."""
         if self.steps == 0 or not self.durations_s:
-            return self.timing.first_step_s_max
+            return self.timing.hang_s_min
         learnt_s = self.timing.hang_steps * median(self.durations_s)
         return max(self.timing.hang_s_min, learnt_s)
+
+    @property
+    def patience_s_max(self) -> float:
+        """How long a step may take while all ranks run."""
+        timing = self.timing
+        return timing.hang_s_max if self.steps else timing.first_step_s_max
 
     def late(self, now_s: float) -> bool:
         return now_s - self.last_s > self.silence_s_max

@@ -355,7 +355,7 @@ class Root:
             return []
         who, how, certain = found
         waited_s = self.now_s - self.watch.last_s
-        if not certain and waited_s < self.job.timing.hang_s_max:
+        if not certain and waited_s < self.watch.patience_s_max:
             return []
         self.probing = None
         reason = f"no step for {waited_s:.1f} s; {who}: {how}"
