@@ -37,6 +37,8 @@ import twinstep
 KINDS = ("none", "twinstep", "torch", "numpy")
 SETTLE_S_MAX = 2.0  # a step that was answered with no is told to nobody
 TRIAL_ROWS = (16, 128)
+ROWS_MAX = 1 << 16
+"""Where noise hides what a row costs, the batch would otherwise fill the memory."""
 
 
 def options() -> argparse.Namespace:
@@ -98,7 +100,7 @@ class Training:
             self.step()
             took_s.append(min(timed(self.step) for _ in range(4)))
         slope = (took_s[1] - took_s[0]) / (TRIAL_ROWS[1] - TRIAL_ROWS[0])
-        rows = torch.tensor((step_s - took_s[0]) / max(slope, 1e-9))
+        rows = torch.tensor(min(ROWS_MAX, (step_s - took_s[0]) / max(slope, 1e-9)))
         if dist.is_initialized():
             dist.broadcast(rows, 0)
         self.rows = TRIAL_ROWS[0] + max(0, round(rows.item()))

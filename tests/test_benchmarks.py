@@ -44,9 +44,7 @@ def test_transfer(tmp_path: Path) -> None:
     assert set(found["ratio_to_plain"]) >= {"send", "send, digests known", "restore"}
 
 
-# The settings of two machines choose their batch by time, and on a busy computer two
-# ranks may not agree: they are run by `make bench` only.
-@pytest.mark.parametrize("name", ["alone"])
+@pytest.mark.parametrize("name", [setting.name for setting in steps.SETTINGS])
 def test_steps(name: str, tmp_path: Path) -> None:
     options = ["--megabytes", "1", "--rounds", "1", "--steps", "2", "--step-s", "0.1"]
     (found,) = run(tmp_path, "steps", "--setting", name, *options)
