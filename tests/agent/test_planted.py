@@ -43,7 +43,7 @@ def each_machine_chooses_its_own_keep() -> AbstractContextManager[object]:
         self.vote.keep = max([*self.copies.safe_steps(), self.vote.keep])
         return [
             do.TellRank(rank=rank, message=self.vote.order(rank, answer, self.copies))
-            for rank in self._ranks()
+            for rank in self.ranks()
             if rank not in self.vote.writing
         ]
 

@@ -22,12 +22,14 @@ import msgspec
 from twinstep.agent import actions as do, messages as say
 from twinstep.agent.ballot import Ballot
 from twinstep.agent.chronicle import Chronicle
-from twinstep.agent.health import CrashGuard, Probing, StepWatch, ending
+from twinstep.agent.deadlines import overdue
 from twinstep.agent.inventories import choose_from
 from twinstep.agent.layouts import Layouts
 from twinstep.agent.phase import Phase, Seen
+from twinstep.agent.plans import begin_of, plan_of
 from twinstep.agent.record import Plan
 from twinstep.agent.roster import Roster
+from twinstep.agent.suspicion import Suspicion
 from twinstep.config import Job
 from twinstep.recovery.choice import CopyName
 from twinstep.values import Grid
@@ -56,18 +58,15 @@ class Root:
     layouts: Layouts = field(init=False)
     begin: say.Begin | None = None
     ballot: Ballot = field(init=False)
-    watch: StepWatch = field(init=False)
-    probing: Probing | None = None
+    suspicion: Suspicion = field(init=False)
     bad: set[CopyName] = field(default_factory=set[CopyName])
     seen: Seen = field(default_factory=Seen)
-    guard: CrashGuard = field(init=False)
 
     def __post_init__(self) -> None:
         self.roster = Roster(machines=self.grid.machines)
         self.layouts = Layouts(machines=self.grid.machines)
         self.ballot = Ballot(machines=self.grid.machines)
-        self.guard = CrashGuard(rounds_max=self.job.rounds_without_progress_max)
-        self.watch = StepWatch(timing=self.job.timing, last_s=self.now_s)
+        self.suspicion = Suspicion(job=self.job, now_s=self.now_s)
         self.phase_since_s = self.now_s
 
     # Who is there.
@@ -78,7 +77,8 @@ class Root:
             return []
         self.round = plan.round
         self.layouts.recall(plan)
-        self.chronicle.count, self.guard.fruitless = plan.recoveries, plan.fruitless
+        self.chronicle.count = plan.recoveries
+        self.suspicion.guard.fruitless = plan.fruitless
         gone = self.roster.recall(plan, alive=alive)
         who = ", ".join(gone) or "root"
         reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
@@ -143,7 +143,8 @@ class Root:
             )
         self.inventories.clear()
         self.layouts.laid.clear()
-        self.begin, self.probing = None, None
+        self.begin = None
+        self.suspicion.ends()
         self._enter(Phase.STOPPING)
         saved = self._save()
         stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
@@ -154,17 +155,7 @@ class Root:
         return do.TellAgent(machine=machine, message=stop)
 
     def _save(self) -> do.SavePlan:
-        plan = Plan(
-            round=self.round,
-            members=list(self.roster.members),
-            vacated=dict(self.roster.vacated),
-            sizes=dict(self.layouts.sizes),
-            shared=self.layouts.shared,
-            may_share=self.layouts.may_share,
-            recoveries=self.chronicle.count,
-            fruitless=self.guard.fruitless,
-        )
-        return do.SavePlan(plan=msgspec.msgpack.encode(plan))
+        return do.SavePlan(plan=msgspec.msgpack.encode(plan_of(self)))
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self.phase_since_s = phase, self.now_s
@@ -212,23 +203,12 @@ class Root:
         if choice.step == 0 and reached > 0:
             texts = [f"starting again from step 0: {choice.reason}"]
         extra: Actions = [do.Log(text=text) for text in texts + choice.differing]
-        self.begin = say.Begin(
-            round=self.round,
-            term=self.term,
-            step=choice.step,
-            captured_in=choice.captured_in,
-            members=self.roster.addresses(),
-            holders=self.holders,
-            sources=choice.sources,
-            sizes=dict(self.layouts.sizes),
-            shared=self.layouts.shared,
-            may_share=self.layouts.may_share,
-            master_port=inventories[0].master_port,
-        )
+        port = inventories[0].master_port
+        self.begin = begin_of(self, choice, master_port=port)
         self.ballot.start(choice.step)
-        self.guard.begins(reached=max(i.reached for i in inventories))
         self.seen = Seen()
-        self.watch.restart(self.now_s)
+        reached = max(i.reached for i in inventories)
+        self.suspicion.begins(reached=reached, now_s=self.now_s)
         self._enter(Phase.LOADING)
         begins = self._tell_members(self.begin)
         return [*extra, self._save(), *begins, *self.chronicle.saved()]
@@ -289,13 +269,10 @@ class Root:
         verdict = self.ballot.take(report)
         if verdict is None:
             return []
-        if verdict.first:
-            self.watch.stepped(self.now_s)
-        self.probing = None
+        self.suspicion.stepped(verdict.step, first=verdict.first, now_s=self.now_s)
         done: Actions = [do.Log(text=text) for text in verdict.notes]
         if self.phase is Phase.LOADING:
             self._enter(Phase.TRAINING)
-        self.guard.stepped(verdict.step)
         done += self._moment("first_step_s")
         if verdict.keep > 0:
             done += self.chronicle.redundant(self.now_s)
@@ -341,54 +318,36 @@ class Root:
             if len(self.seen.ended) == self.grid.world_size:
                 return self._finish(0, "all ranks have ended well")
             return []
-        reason = f"rank {ended.rank} on {ended.machine} {ending(ended.status)}"
-        if self.guard.failed():
-            return self._finish(1, self.guard.report(reason, ended.tail))
+        reason, report = self.suspicion.rank_ended(ended)
+        if report:
+            return self._finish(1, report)
         return self._new_round("rank", f"rank {ended.rank}", reason)
 
     def _probed(self, probed: say.Probed) -> Actions:
         """Once everybody was probed, the culprit is named and all start again."""
-        if self.probing is None or not self._active():
+        if not self._active():
             return []
-        found = self.probing.take(probed.machine, probed.states, probed.steps)
-        if found is None:
-            return []
-        who, how, certain = found
-        waited_s = self.now_s - self.watch.last_s
-        if not certain and waited_s < self.watch.patience_s_max:
-            return []
-        self.probing = None
-        reason = f"no step for {waited_s:.1f} s; {who}: {how}"
-        return self._new_round("hang", who, reason)
+        found = self.suspicion.probed(probed, self.now_s)
+        return self._new_round("hang", *found) if found else []
 
     def tick(self) -> Actions:
         """Looks at what has taken too long, and names whom it waits for."""
-        timing = self.job.timing
-        waited_s = self.now_s - self.phase_since_s
-        if self.phase is Phase.STOPPING and waited_s > timing.stop_s_max:
-            late = [n for n in self.roster.present() if n not in self.inventories]
-            if late:
-                reason = f"did not stop within {timing.stop_s_max:g} s"
-                return self.machine_lost(late[0], reason)
-        if self.phase is Phase.PLACING and waited_s > timing.machine_s_max:
-            vacant = ", ".join(map(str, self.roster.vacant()))
-            reason = f"no machine came for machine rank {vacant}"
-            return self._finish(1, f"{reason} within {timing.machine_s_max:g} s")
-        if self.phase is Phase.GATHERING and waited_s > timing.machine_s_max:
-            here = ", ".join(sorted(self.roster.joined)) or "nobody"
-            reason = f"{self.grid.machines} machines are needed; after"
-            late = f"{timing.machine_s_max:g} s there are only: {here}"
-            return self._finish(1, f"{reason} {late}")
-        if self._active() and not self.seen.ended and self.watch.late(self.now_s):
-            return self._probe()
-        return []
-
-    def _probe(self) -> Actions:
-        if self.probing is not None and not self.probing.late(self.now_s):
+        late = overdue(
+            self.phase,
+            self.now_s - self.phase_since_s,
+            roster=self.roster,
+            answered=self.inventories,
+            timing=self.job.timing,
+        )
+        if late is not None and late.machine:
+            return self.machine_lost(late.machine, late.reason)
+        if late is not None:
+            return self._finish(1, late.reason)
+        if not self._active() or self.seen.ended:
             return []
-        until_s = self.now_s + self.job.timing.stop_s_max
-        self.probing = Probing(machines=self.grid.machines, until_s=until_s)
-        return self._tell_members(say.Probe(round=self.round, term=self.term))
+        if self.suspicion.to_probe(self.now_s):
+            return self._tell_members(say.Probe(round=self.round, term=self.term))
+        return []
 
     def _finish(self, status: int, reason: str) -> Actions:
         self._enter(Phase.OVER)

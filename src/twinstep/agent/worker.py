@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from twinstep.agent import actions as do, listing, messages as say
+from twinstep.agent import actions as do, listing, messages as say, room
 from twinstep.agent.copies import Copies
 from twinstep.agent.vote import Vote
-from twinstep.store.slots import SLOTS
 from twinstep.values import Grid
 
 Actions = list[do.WorkerAction]
@@ -86,7 +85,7 @@ class Worker:
             case say.Begin():
                 return self._begin(message)
             case say.Reserve():
-                return self._reserve(message)
+                return room.reserve(self, message)
             case say.Answer():
                 return self._answer(message)
             case say.Probe():
@@ -139,40 +138,15 @@ class Worker:
         self.restored.clear()
         self.welcomed.clear()
         self.latest.clear()
-        self.vote.start(begin, ranks=self._ranks())
+        self.vote.start(begin, ranks=self.ranks())
         gone = self.copies.start(begin, machine_rank=self.machine_rank)
         done: Actions = [do.ReleaseSlots(shards=tuple(gone))] if gone else []
         done.append(do.StartRanks(begin=begin, machine_rank=self.machine_rank))
-        return done + self._reserve_missing(begin.sizes)
-
-    def _reserve(self, reserve: say.Reserve) -> Actions:
-        if self.stopped or self.copies.reserved:
-            return []
-        if not reserve.sizes:
-            self.vote.layouts.clear()
-            reason = "the state said to be the same on all ranks differs between them"
-            message = say.Unshare(round=self.round, reason=reason)
-            return [do.TellRank(rank=rank, message=message) for rank in self._ranks()]
-        self.copies.shared = reserve.shared
-        return self._reserve_missing(reserve.sizes)
-
-    def _reserve_missing(self, sizes: dict[int, int]) -> Actions:
-        wanted = self.copies.to_reserve(sizes)
-        if wanted:
-            return [do.ReserveSlots(round=self.round, sizes=wanted)]
-        return self.reserved({})
+        return done + room.reserve_missing(self, begin.sizes)
 
     def reserved(self, sizes: dict[int, int]) -> Actions:
         """The slots exist, though perhaps asked for in an earlier round."""
-        complete = self.copies.take_slots(sizes)
-        if self.stopped or self.copies.reserved or not complete:
-            return []
-        self.copies.reserved = True
-        done: Actions = []
-        for rank in sorted(self.vote.layouts):
-            done += self._slots(rank)
-        done += self.copies.load(own=self.machine)
-        return done + self.settled()
+        return room.reserved(self, sizes)
 
     def unreserved(self, sizes: dict[int, int], reason: str) -> Actions:
         """There is no memory for these slots."""
@@ -189,7 +163,7 @@ class Worker:
             case say.Hello():
                 return self._hello(message)
             case say.Layout():
-                return self._layout(message)
+                return room.laid_out(self, message)
             case say.Reached():
                 self.vote.reached(message.rank, message.step)
                 return self.report()
@@ -206,13 +180,14 @@ class Worker:
             case say.Hopeless():
                 return self.unable(self.round, f"rank {message.rank}: {message.reason}")
 
-    def _ranks(self) -> range:
+    def ranks(self) -> range:
+        """The ranks of this machine in the present round."""
         return self.grid.ranks(self.machine_rank)
 
     def _hello(self, hello: say.Hello) -> Actions:
         self.pids[hello.rank] = hello.pid
         done = self._welcome(hello.rank)
-        if len(self.pids) == len(self._ranks()):
+        if len(self.pids) == len(self.ranks()):
             up = say.RanksUp(
                 machine=self.machine,
                 round=self.round,
@@ -251,45 +226,6 @@ class Worker:
                 done += self._welcome(rank)
         return done + self.copies.mend(keep=self.vote.keep) + self.report()
 
-    def _layout(self, layout: say.Layout) -> Actions:
-        self.vote.layouts[layout.rank] = layout
-        own = self.copies.table.sizes.get(layout.rank)
-        if own is not None and own < layout.own_bytes:
-            # Training goes on: what was kept stays, and nobody waits for this rank.
-            reason = (
-                f"rank {layout.rank}'s state has grown to {layout.own_bytes} bytes and "
-                f"its slots have {own}: no further step is protected in this round; "
-                "start the job anew to reserve more"
-            )
-            fail = say.Fail(round=self.round, reason=reason)
-            return [
-                do.Log(text=reason),
-                do.TellRank(rank=layout.rank, message=fail),
-            ]
-        if self.copies.reserved:
-            return self._slots(layout.rank)
-        if len(self.vote.layouts) < len(self._ranks()):
-            return []
-        sizes = self.vote.sizes(self.grid)
-        laid = say.Laid(
-            machine=self.machine,
-            round=self.round,
-            term=self.term,
-            sizes=sizes,
-            shared_digests=self.vote.shared_digests(),
-        )
-        return self.tell(laid)
-
-    def _slots(self, rank: int) -> Actions:
-        slots = [
-            say.SlotInfo(shard=shard, slot=slot, size=self.copies.table.sizes[shard])
-            for shard in self.copies.written_by(rank)
-            for slot in range(SLOTS)
-        ]
-        where = tuple((slot.shard, slot.slot) for slot in slots)
-        message = say.Slots(round=self.round, chunk_bytes=self.chunk_bytes, slots=slots)
-        return [do.TellRank(rank=rank, message=message, slots=where)]
-
     def _captured(self, message: say.Captured) -> Actions:
         done: Actions = []
         for shard, slot in self.vote.finished(message.rank, message.step):
@@ -306,7 +242,7 @@ class Worker:
 
     def _restored(self, message: say.Restored) -> Actions:
         self.restored[message.rank] = message.seconds
-        if len(self.restored) < len(self._ranks()):
+        if len(self.restored) < len(self.ranks()):
             return []
         loaded = say.Loaded(
             machine=self.machine,
@@ -333,7 +269,7 @@ class Worker:
         if holder == self.machine:
             self.copies.table.quarantine(shard, step=step)
         # A round whose ranks have all loaded needs no source any more.
-        needed = len(self.restored) < len(self._ranks())
+        needed = len(self.restored) < len(self.ranks())
         last = self.copies.drop_source(shard, step, holder) and needed
         message = say.CopyBad(
             machine=self.machine,
@@ -379,7 +315,7 @@ class Worker:
             return []
         self.vote.keep = max(self.vote.keep, answer.keep)
         done: Actions = []
-        for rank in self._ranks():
+        for rank in self.ranks():
             if rank not in self.vote.writing:
                 order = self.vote.order(rank, answer, self.copies)
                 done.append(do.TellRank(rank=rank, message=order))

@@ -1,0 +1,43 @@
+"""What a root writes down for the next one, and tells all when a round begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twinstep.agent import messages as say
+from twinstep.agent.record import Plan
+from twinstep.recovery.choice import Choice
+
+if TYPE_CHECKING:
+    from twinstep.agent.root import Root
+
+
+def plan_of(root: Root) -> Plan:
+    """What the next root needs to know that it cannot ask the agents."""
+    return Plan(
+        round=root.round,
+        members=list(root.roster.members),
+        vacated=dict(root.roster.vacated),
+        sizes=dict(root.layouts.sizes),
+        shared=root.layouts.shared,
+        may_share=root.layouts.may_share,
+        recoveries=root.chronicle.count,
+        fruitless=root.suspicion.guard.fruitless,
+    )
+
+
+def begin_of(root: Root, choice: Choice, *, master_port: int) -> say.Begin:
+    """The round that all members are about to train in, from the step chosen."""
+    return say.Begin(
+        round=root.round,
+        term=root.term,
+        step=choice.step,
+        captured_in=choice.captured_in,
+        members=root.roster.addresses(),
+        holders=root.holders,
+        sources=choice.sources,
+        sizes=dict(root.layouts.sizes),
+        shared=root.layouts.shared,
+        may_share=root.layouts.may_share,
+        master_port=master_port,
+    )
