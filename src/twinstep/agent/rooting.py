@@ -103,7 +103,7 @@ class Rooting:
             self._agent.loop.create_task(self._begin(root))
             return
         self._end()
-        task = self._agent.follow(
+        task = self._agent.doors.follow(
             root.host, root.port, lambda: self._election.root == root
         )
         self._agent.loop.create_task(task)
