@@ -17,6 +17,7 @@ PARTS: dict[str, type[Any]] = {
     "the job": config.Job,
     "[timing]": config.Timing,
     "[transfer]": config.Transfer,
+    "[trust]": config.Trust,
 }
 
 LEAST = {
@@ -28,6 +29,11 @@ LEAST = {
     "memory_bytes_max": ">= 0",
     "rounds_without_progress_max": ">= 1",
     "output_lines_max": ">= 1",
+    "data": "tls or plain",
+    "strangers_max": "> 0",
+    "handshake_s_max": "> 0",
+    "handshake_threads": "> 0",
+    "strangers_lines_max": "> 0",
     "domains": "none, or one a machine",
 }
 

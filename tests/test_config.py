@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.settings_table import least, settings_table
-from twinstep.config import Job, Timing, Transfer, load
+from twinstep.config import Job, Timing, Transfer, Trust, load
 from twinstep.errors import ConfigError
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
@@ -40,6 +40,8 @@ def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("[timing]\ntick_s = 1.0", "lower tick_s or raise silence_s_max"),
         ("[transfer]\nstreams = 0", "transfer.streams is 0; at least 1"),
         ("[transfer]\nchunk_bytes = 5000", "multiple of 4096"),
+        ('[trust]\ndata = "clear"', "'clear'; use one of tls, plain"),
+        ('[trust]\ncerts = "a"\ntoken_file = "b"', r"\(b\) and certs \(a\); use one"),
         ("machines = ", "cannot be read"),
     ],
 )
@@ -53,7 +55,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, says: str) -> None
 def numbers() -> list[tuple[type[Any], str, str]]:
     return [
         (part, field.name, least(part, field))
-        for part in (Job, Timing, Transfer)
+        for part in (Job, Timing, Transfer, Trust)
         for field in dataclasses.fields(part)
         if least(part, field).startswith(">")
     ]
@@ -78,7 +80,7 @@ def test_two_copies_where_there_are_two_machines() -> None:
     assert Job(machines=8, copies=3).copies_held == 3
 
 
-@pytest.mark.parametrize("part", [Job, Timing, Transfer])
+@pytest.mark.parametrize("part", [Job, Timing, Transfer, Trust])
 def test_every_setting_is_in_the_reference(part: type[Any]) -> None:
     text = REFERENCE.read_text()
     table = settings_table(part)

@@ -18,6 +18,7 @@ import msgspec
 from twinstep.errors import ConfigError
 
 STRATEGIES = ("group", "ring", "mixed", "tail")
+DATA = ("tls", "plain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,53 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What this job's agents prove to each other, and what strangers may cost.
+
+    Without a token and without certificates, agents speak on loopback only."""
+
+    token_file: str = ""
+    """A file with the job's shared secret, at least 32 bytes that nobody can guess and
+    that others cannot read; for a network that is trusted."""
+    certs: str = ""
+    """A folder with ca.pem, cert.pem and key.pem, or with such a folder for each
+    machine, as `twinstep certs` makes it: mutual TLS."""
+    data: str = "tls"
+    """With certificates: copies travel encrypted (tls), or (plain) in the clear once
+    both ends have proved themselves."""
+    strangers_max: int = 256
+    """Connections at the same time that have not proved themselves; one more, and the
+    oldest silent one is dropped."""
+    handshake_s_max: float = 5.0
+    """A connection has proved itself within this time, or is dropped."""
+    handshake_threads: int = 2
+    """Threads that compute handshakes, so that strangers do not hold up decisions."""
+    strangers_lines_max: int = 10
+    """Lines about strangers in the log at once; then one a second, with a count."""
+
+    def __post_init__(self) -> None:
+        if self.token_file and self.certs:
+            raise ConfigError(
+                f"trust names both token_file ({self.token_file}) and certs "
+                f"({self.certs}); use one: certificates need no token"
+            )
+        if self.data not in DATA:
+            raise ConfigError(
+                f"trust.data is {self.data!r}; use one of {', '.join(DATA)}"
+            )
+        for name in (
+            "strangers_max",
+            "handshake_s_max",
+            "handshake_threads",
+            "strangers_lines_max",
+        ):
+            if not getattr(self, name) > 0:
+                raise ConfigError(
+                    f"trust.{name} is {getattr(self, name)}; it must be > 0"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A whole job: what runs where, what is kept, and the parts' own settings."""
 
@@ -140,6 +188,7 @@ class Job:
     """Last lines of each rank's output kept for the report of a crash loop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
+    trust: Trust = dataclasses.field(default_factory=Trust)
 
     def __post_init__(self) -> None:
         if self.machines < 1 or self.ranks_per_machine < 1 or self.standbys < 0:
@@ -199,7 +248,7 @@ def load(path: Path | None, **arguments: Any) -> Job:
 
 
 def _unknown(settings: dict[str, Any]) -> list[str]:
-    parts: dict[str, type] = {"timing": Timing, "transfer": Transfer}
+    parts: dict[str, type] = {"timing": Timing, "transfer": Transfer, "trust": Trust}
     known = {field.name for field in dataclasses.fields(Job)}
     wrong = [name for name in settings if name not in known]
     for part, kind in parts.items():

@@ -40,6 +40,7 @@ from twinstep.agent.kv import (
 from twinstep.agent.kv_wire import Bounds, Frames, encode, raise_failure, responses
 from twinstep.clock import monotonic_s
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError
+from twinstep.trust.credentials import NONE, Credentials
 
 _RETRY_S = 0.05
 
@@ -48,12 +49,20 @@ _RETRY_S = 0.05
 class Client:
     """A key-value store behind `address`; safe to use from any thread."""
 
-    def __init__(self, address: str, *, call_s_max: float, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        call_s_max: float,
+        bounds: Bounds,
+        credentials: Credentials,
+    ) -> None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
             raise ConfigError(
                 f"the key-value store's address is {address!r}; use HOST:PORT"
             )
+        credentials.check_host(host)
         self.address = address
         self._target = (host, int(port))
         self._call_s_max = call_s_max
@@ -303,10 +312,22 @@ class RemoteWatch:
 
 
 def connect(
-    address: str, *, call_s_max: float = 2.0, bounds: Bounds | None = None
+    address: str,
+    *,
+    call_s_max: float = 2.0,
+    bounds: Bounds | None = None,
+    credentials: Credentials = NONE,
 ) -> Client:
-    """Returns the store at HOST:PORT; the connection is opened by the first call."""
-    return Client(address, call_s_max=call_s_max, bounds=bounds or Bounds())
+    """Returns the store at HOST:PORT; the connection is opened by the first call.
+
+    Raises: ConfigError when the address is none, or not loopback and there are no
+        credentials."""
+    return Client(
+        address,
+        call_s_max=call_s_max,
+        bounds=bounds or Bounds(),
+        credentials=credentials,
+    )
 
 
 def _stale(connection: socket.socket) -> bool:

@@ -44,6 +44,7 @@ from twinstep.agent.kv_ledger import Ledger, Limits
 from twinstep.agent.kv_wire import Bounds, Frames, encode, failure, requests
 from twinstep.clock import monotonic_s
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError, Refused
+from twinstep.trust.credentials import NONE, Credentials
 
 LOOK_S = 0.05
 """How late a lease may lapse."""
@@ -302,15 +303,13 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     bounds: Bounds | None = None,
+    credentials: Credentials = NONE,
 ) -> Server:
     """Returns a server of the store that already listens; port 0 takes a free one.
 
-    Raises: ConfigError when the port is in use, or `host` is not loopback."""
-    if not (host == "localhost" or host.startswith("127.")):
-        raise ConfigError(
-            f"the embedded key-value store serves loopback only, not {host}; use etcd "
-            "for more than one computer"
-        )
+    Raises: ConfigError when the port is in use, or `host` is not loopback and there
+        are no credentials."""
+    credentials.check_host(host)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

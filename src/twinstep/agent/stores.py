@@ -9,14 +9,19 @@ from __future__ import annotations
 from twinstep.agent import kv_client
 from twinstep.agent.kv import KeyValueStore
 from twinstep.errors import ConfigError
+from twinstep.trust.credentials import NONE, Credentials
 
 
-def open_store(address: str, *, call_s_max: float = 2.0) -> KeyValueStore:
+def open_store(
+    address: str, *, call_s_max: float = 2.0, credentials: Credentials = NONE
+) -> KeyValueStore:
     """Returns the store at `address`; each call to it ends within `call_s_max`.
 
     Nothing is sent before the first call. Raises: ConfigError."""
     if not address.startswith(("etcd://", "etcds://")):
-        return kv_client.connect(address, call_s_max=call_s_max)
+        return kv_client.connect(
+            address, call_s_max=call_s_max, credentials=credentials
+        )
     try:
         from twinstep.agent import etcd
     except ModuleNotFoundError as error:
