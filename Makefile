@@ -12,7 +12,7 @@ venv: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/twinstep demo
 
-test: check .venv/.etcd
+test: check .venv/.etcd .venv/.hosts
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED)
@@ -46,4 +46,13 @@ $(INSTALLED): pyproject.toml .venv/.torch
 	|| { timeout 120 apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
 	timeout 120 apt-get install -y -q etcd-server etcd-client; } >/dev/null 2>&1 \
 	|| echo "etcd could not be installed; its tests will be skipped"
+	@touch $@
+
+# So do the tests on hosts (network namespaces) want these.
+.venv/.hosts: | $(BIN)/python
+	@{ command -v ip && command -v nft && ls /usr/lib/*/faketime; } >/dev/null 2>&1 \
+	|| [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	|| { timeout 120 apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	timeout 120 apt-get install -y -q iproute2 nftables libfaketime; } >/dev/null 2>&1 \
+	|| echo "iproute2, nftables, libfaketime could not be installed; tests on hosts will be skipped"
 	@touch $@

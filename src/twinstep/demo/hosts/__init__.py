@@ -1,0 +1,1 @@
+"""Machines on one computer that have nothing in common: own network, own processes."""

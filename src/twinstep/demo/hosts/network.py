@@ -1,0 +1,290 @@
+"""Hosts on one computer: network namespaces, joined by a switch in one of its own.
+
+```
+  host 1          host 2          host 3           each: eth0, own processes,
+  10.77.0.1       10.77.0.2       10.77.0.3              own /dev/shm, name hN
+      │ h1            │ h2            │ h3
+  ┌───┴───────────────┴───────────────┴───┐
+  │ switch: bridge br0, 10.77.0.254       │         nftables: what is wrong (links.py)
+  └───────────────────────────────────────┘
+```
+
+Namespaces have no names: each is held by a descriptor of this process, and is gone
+with it, however this process ends. So runs side by side cannot meet, nothing of the
+computer's own network is touched, and there is nothing to clean up. Addresses of
+neighbours are fixed: that a broadcast was lost is no failure of what is tested here.
+
+Needs root, Linux, and the commands of COMMANDS; `missing` tells what is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Self, final
+
+from twinstep.demo.hosts.links import Links, port, relayed
+from twinstep.errors import UsageError
+
+COMMANDS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
+"""What is called, and the Debian package that has it."""
+NET = "10.77.0"
+SWITCH = 254
+HOSTS_MAX = 100
+COMMAND_S_MAX = 20.0
+SHARED_MEMORY = "4g"
+"""Bound of a host's /dev/shm; nothing is taken before it is used."""
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+# What a host does before it becomes the command: its name, the names of the others,
+# and shared memory that goes with it.
+_BOOT = (
+    'hostname "$1" && mount --bind "$2" /etc/hosts && '
+    f"mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm && "
+    'shift 2 && exec "$@"'
+)
+
+
+def missing() -> str:
+    """Returns why there can be no hosts here; "" if there can."""
+    if sys.platform != "linux":
+        return "hosts are network namespaces, which only Linux has"
+    if os.geteuid() != 0:
+        return "hosts are network namespaces, which only root may make"
+    lack = {name: package for name, package in COMMANDS.items() if not _has(name)}
+    if lack:
+        return (
+            f"hosts need the commands {', '.join(lack)}; "
+            f"install {', '.join(sorted(set(lack.values())))}"
+        )
+    return _refused()
+
+
+def _has(command: str) -> bool:
+    return shutil.which(command) is not None
+
+
+def _refused() -> str:
+    """A container's root may still be refused: seen only by trying."""
+    try:
+        with Network(1) as network:
+            network.set(Links().but_lossy(1, 0.5))
+    except (UsageError, OSError) as error:
+        return f"hosts cannot be made here: {error}"
+    return ""
+
+
+@final
+class Network:
+    """`count` hosts and their switch, from now until `close`.
+
+    Raises: UsageError with what the kernel refused."""
+
+    def __init__(self, count: int) -> None:
+        assert 1 <= count <= HOSTS_MAX, count
+        self.hosts = range(1, count + 1)
+        self.links = Links()
+        self._folder = Path(tempfile.mkdtemp(prefix="twinstep-hosts-"))
+        self._names = self._folder / "hosts"
+        lines = [f"{self.address(host)} h{host}" for host in self.hosts]
+        lines += ["127.0.0.1 localhost", f"{self.address(SWITCH)} switch"]
+        self._names.write_text("\n".join(lines) + "\n")
+        self._spaces: dict[int, int] = {}
+        self._relays: dict[int, subprocess.Popen[bytes]] = {}
+        try:
+            for host in (SWITCH, *self.hosts):
+                self._spaces[host] = _new_namespace()
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def address(host: int) -> str:
+        return f"{NET}.{host}"
+
+    def host_of(self, address: str) -> int:
+        """The number of the host that has an address."""
+        return int(address.rpartition(".")[2])
+
+    def close(self) -> None:
+        """The hosts are gone as soon as nothing runs on them."""
+        for host in list(self._relays):
+            self.hasten(host)
+        for descriptor in self._spaces.values():
+            os.close(descriptor)
+        self._spaces.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # Where commands run.
+
+    def at(self, host: int, command: Sequence[str]) -> list[str]:
+        """Returns a command that runs `command` in a host's network, or the switch's,
+        and shares all else with this process."""
+        return ["nsenter", f"--net={self._path(host)}", *command]
+
+    def machine(self, host: int, command: Sequence[str]) -> list[str]:
+        """Returns a command that runs `command` as all that a host does.
+
+        SIGKILL to its process is a power failure: whatever ran there, and the host's
+        shared memory, is gone at once."""
+        apart = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
+        apart += ["--mount", "--uts", "--ipc"]
+        boot = ["sh", "-c", _BOOT, "sh", port(host), str(self._names)]
+        return self.at(host, [*apart, *boot, *command])
+
+    @contextlib.contextmanager
+    def entered(self, host: int = SWITCH) -> Generator[None]:
+        """The calling thread, and the threads and processes it starts, have a host's
+        network or the switch's."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call(_libc.setns, self._spaces[host], _CLONE_NEWNET)
+            try:
+                yield
+            finally:
+                _call(_libc.setns, own, _CLONE_NEWNET)
+        finally:
+            os.close(own)
+
+    # What is wrong.
+
+    def set(self, links: Links) -> None:
+        """From now on the links are so."""
+        self._run(SWITCH, ["nft", "-f", "-"], links.rules())
+        self.links = links
+
+    def delay(self, host: int, delay_s: float) -> None:
+        """Whatever passes a host's cable comes so much later, in each direction."""
+        assert host not in self._relays, host
+        own, stand_in, far = port(host), relayed(host), f"r{host}"
+        self._ip(
+            SWITCH,
+            f"link add {stand_in} type veth peer name {far}",
+            f"link set {own} nomaster",
+            f"link set {stand_in} master br0",
+            f"link set {stand_in} up",
+            f"link set {far} up",
+        )
+        script = str(Path(__file__).with_name("relay.py"))
+        command = [sys.executable, "-I", "-S", script, own, far, str(delay_s)]
+        self._relays[host] = subprocess.Popen(
+            self.at(SWITCH, command), stdin=subprocess.PIPE
+        )
+
+    def hasten(self, host: int) -> None:
+        """The delay of a host is over; what was on its way is lost."""
+        relay = self._relays.pop(host)
+        relay.kill()
+        relay.communicate(timeout=COMMAND_S_MAX)
+        self._ip(
+            SWITCH,
+            f"link del {relayed(host)}",
+            f"link set {port(host)} master br0",
+        )
+
+    # How it is made.
+
+    def _join(self) -> None:
+        lines = ["link set lo up", "link add br0 type bridge"]
+        lines += [f"link set br0 address {_mac(SWITCH)}", "link set br0 up"]
+        lines.append(f"addr add {self.address(SWITCH)}/24 dev br0")
+        for host in self.hosts:
+            lines += [
+                f"link add {port(host)} type veth peer name eth0 address {_mac(host)} "
+                f"netns {self._path(host)}",
+                f"link set {port(host)} master br0",
+                f"link set {port(host)} gso_max_segs 1",
+                f"link set {port(host)} up",
+            ]
+        places = (*self.hosts, SWITCH)
+        neighbours = {
+            host: f"neigh replace {self.address(host)} lladdr {_mac(host)} "
+            "nud permanent dev "
+            for host in places
+        }
+        lines += [neighbours[host] + "br0" for host in self.hosts]
+        self._ip(SWITCH, *lines)
+        for host in self.hosts:
+            others = [neighbours[other] + "eth0" for other in places if other != host]
+            self._ip(
+                host,
+                "link set lo up",
+                "link set eth0 gso_max_segs 1",  # frames of a size that a cable carries
+                f"addr add {self.address(host)}/24 dev eth0",
+                "link set eth0 up",
+                f"route add default via {self.address(SWITCH)}",
+                *others,
+            )
+
+    def _ip(self, host: int, *lines: str) -> None:
+        self._run(host, ["ip", "-batch", "-"], "\n".join(lines) + "\n")
+
+    def _run(self, host: int, command: list[str], text: str) -> None:
+        done = subprocess.run(
+            self.at(host, command),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S_MAX,
+        )
+        if done.returncode:
+            raise UsageError(
+                f"{' '.join(command)} at {port(host)} ended with {done.returncode}: "
+                f"{done.stderr.strip()}; it was told:\n{text}"
+            )
+
+    def _path(self, host: int) -> str:
+        return f"/proc/{os.getpid()}/fd/{self._spaces[host]}"
+
+
+def _mac(host: int) -> str:
+    return f"02:00:00:00:00:{host:02x}"
+
+
+def _new_namespace() -> int:
+    """Returns a descriptor of a new network namespace. Raises: UsageError."""
+    made: list[int] = []
+    refused: list[OSError] = []
+
+    def make() -> None:
+        # In a thread of its own, which leaves its network behind when it ends.
+        try:
+            _call(_libc.unshare, _CLONE_NEWNET)
+            path = "/proc/thread-self/ns/net"
+            made.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if refused:
+        raise UsageError(f"no network namespace can be made: {refused[0]}")
+    return made[0]
+
+
+def _call(function: ctypes._NamedFuncPointer, *arguments: int) -> None:  # pyright: ignore[reportPrivateUsage]
+    if function(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
