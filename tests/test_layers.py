@@ -39,6 +39,7 @@ LAYERS = (
     "jobs",
     "status_view",
     "launcher",
+    "joining",
     "inject",
     "sim",
     "dashboard",

@@ -25,7 +25,7 @@ import pytest
 
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import Status
-from twinstep.cloud.start import JOB_FILE
+from twinstep.cloud.description import JOB_FILE
 from twinstep.jobs import JobView
 
 WORKLOADS = Path(__file__).parent / "workloads"

@@ -23,8 +23,9 @@ import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from twinstep import __version__, clock, config, inject, launcher
+from twinstep import __version__, clock, config, inject, joining, launcher
 from twinstep.agent.status import Status
+from twinstep.cloud.choice import OPERATORS
 from twinstep.errors import TwinstepError, UsageError
 from twinstep.jobs import JobView, find_job, list_jobs
 from twinstep.status_view import draw
@@ -57,6 +58,30 @@ JsonFile = Annotated[
 ]
 
 
+Script = Annotated[Path, typer.Argument(help="A Python file.")]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(help="Passed to the script as they are.")
+]
+Machines = Annotated[int | None, typer.Option(help="Machines that train.")]
+RanksPerMachine = Annotated[
+    int | None, typer.Option(help="Training processes on each machine.")
+]
+Copies = Annotated[
+    int | None, typer.Option(help="Machines that hold each shard, its own among.")
+]
+Placement = Annotated[
+    str | None, typer.Option(help=f"One of {', '.join(config.STRATEGIES)}.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="A TOML file; see docs/reference.md."),
+]
+StoreAddress = Annotated[
+    str | None,
+    typer.Option("--store", help="etcd://HOST:2379/JOB, or a store's HOST:PORT."),
+]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"twinstep {__version__}")
@@ -75,27 +100,17 @@ def root(
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    script: Annotated[Path, typer.Argument(help="A Python file.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(help="Passed to the script as they are.")
-    ] = None,
-    machines: Annotated[int | None, typer.Option(help="Machines that train.")] = None,
-    ranks_per_machine: Annotated[
-        int | None, typer.Option(help="Training processes on each machine.")
-    ] = None,
+    script: Script,
+    arguments: Arguments = None,
+    machines: Machines = None,
+    ranks_per_machine: RanksPerMachine = None,
     standby: Annotated[
         int | None, typer.Option(help="Machines that wait to replace a lost one.")
     ] = None,
-    copies: Annotated[
-        int | None, typer.Option(help="Machines that hold each shard, its own among.")
-    ] = None,
-    placement: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(config.STRATEGIES)}.")
-    ] = None,
-    config_file: Annotated[
-        Path | None,
-        typer.Option("--config", help="A TOML file; see docs/reference.md."),
-    ] = None,
+    copies: Copies = None,
+    placement: Placement = None,
+    config_file: ConfigFile = None,
+    store: StoreAddress = None,
     job_folder: Annotated[
         Path | None,
         typer.Option("--job", help="Folder for the job's sockets; a new one."),
@@ -112,6 +127,7 @@ def run(
         standbys=standby,
         copies=copies,
         placement=placement,
+        store=store,
     )
     status = launcher.run(
         job, script, arguments or [], folder=job_folder, store_port=store_port
@@ -119,9 +135,76 @@ def run(
     raise typer.Exit(status)
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def join(
+    script: Script,
+    arguments: Arguments = None,
+    store: StoreAddress = None,
+    machine: Annotated[
+        str, typer.Option(help="This machine's name in the job; the host's.")
+    ] = "",
+    host: Annotated[
+        str, typer.Option(help="Address others reach it at; found by the store's.")
+    ] = "",
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait, to replace a lost machine.")
+    ] = False,
+    operator: Annotated[
+        str, typer.Option(help=f"Who gives machines: {', '.join(OPERATORS)}.")
+    ] = "none",
+    machines: Machines = None,
+    ranks_per_machine: RanksPerMachine = None,
+    copies: Copies = None,
+    placement: Placement = None,
+    config_file: ConfigFile = None,
+    job_folder: Annotated[
+        Path | None,
+        typer.Option("--job", help="Folder for sockets on this machine."),
+    ] = None,
+) -> None:
+    """Make this computer a machine of a job that runs on several."""
+    job = config.load(
+        config_file,
+        machines=machines,
+        ranks_per_machine=ranks_per_machine,
+        copies=copies,
+        placement=placement,
+        store=store,
+    )
+    status = joining.join(
+        job,
+        script,
+        arguments or [],
+        machine=machine,
+        host=host,
+        standby=standby,
+        operator=operator,
+        folder=job_folder,
+    )
+    raise typer.Exit(status)
+
+
+@app.command("store")
+def keep_store(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    config_file: ConfigFile = None,
+) -> None:
+    """Keep a key-value store for one job, where there is no etcd."""
+    trust = config.load(config_file).trust
+    raise typer.Exit(joining.keep_store(trust, host=host, port=port))
+
+
+def _view(job: Path | None, store: str | None, config_file: Path | None) -> JobView:
+    trust = config.load(config_file).trust if config_file else None
+    return JobView(store or find_job(job), trust=trust)
+
+
 @app.command()
 def status(
     job: JobFolder = None,
+    store: StoreAddress = None,
+    config_file: ConfigFile = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object, for programs.")
     ] = False,
@@ -133,7 +216,7 @@ def status(
         for folder in list_jobs():
             print(folder)
         return
-    with closing(JobView(find_job(job))) as view:
+    with closing(_view(job, store, config_file)) as view:
         if as_json:
             print(view.json())
         elif watch:

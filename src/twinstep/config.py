@@ -168,6 +168,9 @@ class Job:
     """Which machines hold which copies: group, ring, mixed or tail."""
     domains: tuple[str, ...] = ()
     """The failure domain of each machine rank; empty: each machine its own."""
+    store: str = ""
+    """Address of the key-value store: etcd://HOST:2379/JOB, or HOST:PORT of a
+    `twinstep store`; empty: `twinstep run` keeps one itself."""
     memory_bytes_max: int = 0
     """What an agent may reserve for slots; 0: what its computer has available."""
     rounds_without_progress_max: int = 3

@@ -33,6 +33,7 @@ from twinstep.agent.worker import Actions, Worker
 from twinstep.config import Job
 from twinstep.errors import DoesNotFit, TwinstepError
 from twinstep.store.memory import Reservation, Slot, available_bytes, reserve
+from twinstep.trust.credentials import NONE, Credentials
 from twinstep.values import Grid
 
 RETRY_S = 0.1
@@ -49,6 +50,8 @@ class Post:
     """The job's folder, for the sockets."""
     host: str = "127.0.0.1"
     standby: bool = False
+    credentials: Credentials = NONE
+    """What it proves to others, and wants to see proved."""
     started_s: float = 0.0
     """When the job started, by clock.now_s(): what the event log counts from."""
 

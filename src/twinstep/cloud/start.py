@@ -1,7 +1,8 @@
 """Starts an agent in a process of its own: `python -m twinstep.cloud.start`.
 
-The launcher writes what all agents of a job need to know into the job's folder, and
-this reads it. It refuses to run without assertions: they guard the rule of two slots.
+Whoever starts it (a launcher on one computer, `twinstep join` on each machine of
+several) has written the job into a folder, and this reads it. It refuses to run
+without assertions: they guard the rule of two slots.
 """
 
 from __future__ import annotations
@@ -11,44 +12,34 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from twinstep.agent.crew import Command
-from twinstep.agent.kv_client import connect
 from twinstep.agent.process import Post, serve
-from twinstep.cloud.local import KeyValueOperator
-from twinstep.config import Job
-
-JOB_FILE = "job.json"
-
-
-class JobFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher tells its agents, and `status` and `inject` about itself."""
-
-    name: str
-    launcher: int
-    """The launcher's process."""
-    started_s: float
-    """When it started; the event log counts from here."""
-    store: str
-    """HOST:PORT of the key-value store."""
-    job: Job
-    script: str
-    arguments: tuple[str, ...]
-    folder: str
-    """The working folder of the ranks."""
-    environment: dict[str, str]
+from twinstep.agent.stores import open_store
+from twinstep.cloud.choice import OPERATORS, operator_for
+from twinstep.cloud.description import read_job
+from twinstep.trust.credentials import load
 
 
-def read_job(folder: Path) -> JobFile:
-    """Returns the job of a folder. Raises: OSError, msgspec.ValidationError."""
-    return msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
+def command(
+    folder: Path,
+    machine: str,
+    *,
+    standby: bool = False,
+    host: str = "127.0.0.1",
+    operator: str = "store",
+) -> list[str]:
+    """Returns the command line of a machine's agent."""
+    line = [sys.executable, "-m", "twinstep.cloud.start", str(folder), machine]
+    line += ["--host", host, "--operator", operator]
+    return [*line, "--standby"] if standby else line
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="twinstep.cloud.start")
     parser.add_argument("folder", type=Path)
     parser.add_argument("machine")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--operator", choices=OPERATORS, default="store")
     parser.add_argument("--standby", action="store_true")
     options = parser.parse_args(arguments)
     if not __debug__:
@@ -61,15 +52,21 @@ def main(arguments: Sequence[str]) -> int:
         folder=job.folder,
         environment=job.environment,
     )
+    credentials = load(job.job.trust, machine=options.machine)
+    credentials.check_host(options.host)
     post = Post(
         name=options.machine,
         job_name=job.name,
         folder=options.folder,
+        host=options.host,
         standby=options.standby,
         started_s=job.started_s,
+        credentials=credentials,
     )
-    store = connect(job.store, call_s_max=job.job.timing.call_s_max)
-    return serve(job.job, post, command, store, KeyValueOperator(store))
+    call_s_max = job.job.timing.call_s_max
+    store = open_store(job.store, call_s_max=call_s_max, credentials=credentials)
+    operator = operator_for(options.operator, store=store)
+    return serve(job.job, post, command, store, operator)
 
 
 if __name__ == "__main__":

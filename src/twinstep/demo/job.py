@@ -23,7 +23,7 @@ from twinstep.agent.lifeline import tied
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import Status
 from twinstep.clock import monotonic_s, now_s
-from twinstep.cloud.start import JOB_FILE, read_job
+from twinstep.cloud.description import JOB_FILE, read_job
 from twinstep.errors import DeadlinePassed, TwinstepError
 
 SCRIPT = Path(__file__).with_name("train.py")
