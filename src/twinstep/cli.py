@@ -240,6 +240,27 @@ def _watch(view: JobView) -> None:
         live.update(_picture(view), refresh=True)
 
 
+@app.command()
+def explain(
+    machines: Annotated[
+        list[str] | None,
+        typer.Argument(help="Lost at once: names, machine ranks or root; each alone."),
+    ] = None,
+    job: JobFolder = None,
+    store: StoreAddress = None,
+    config_file: ConfigFile = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object, for programs.")
+    ] = False,
+) -> None:
+    """Say what would happen if machines died now; nothing is injured."""
+    from twinstep.explain_view import show
+
+    with closing(_view(job, store, config_file)) as view:
+        print_ = print if as_json else Console().print
+        print_(show(view, machines or [], as_json=as_json))
+
+
 def _injure(job: Path | None, injure: Callable[[Status], inject.Injury]) -> None:
     with closing(JobView(find_job(job))) as view:
         status = view.status()

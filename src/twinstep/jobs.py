@@ -129,8 +129,8 @@ class JobView:
                 raise UsageError(f"{where} is no job's folder: {error}") from error
             trust = trust or self.job.job.trust
         address = self.job.store if isinstance(where, Path) else where
-        credentials = load(trust or Trust())
-        self._store: KeyValueStore = open_store(address, credentials=credentials)
+        self.credentials = load(trust or Trust())
+        self._store: KeyValueStore = open_store(address, credentials=self.credentials)
         if isinstance(where, Path):
             return
         known = published(self._store)

@@ -47,6 +47,7 @@ def draw(
         parts.append(Text(f"{name}: no root yet; waiting for the machines to join"))
     else:
         parts += [_headline(name, status, now_s), _machines(status), _memory(status)]
+        parts.append(_promise(status))
     if recoveries:
         parts.append(_recoveries(recoveries))
     if result is not None:
@@ -113,6 +114,24 @@ def _memory(status: Status) -> Text:
         f"{shards}, the largest {size(largest)}; two slots a shard on {holders}"
         f"{everywhere}"
     )
+
+
+def _promise(status: Status) -> Text:
+    """How many machines may still be lost, and which must not be."""
+    if status.may_lose < 0:
+        return Text("no step is safe yet: a lost machine means step 0", style="yellow")
+    if status.copies == 1:
+        return Text("each shard is on one machine only: none may be lost")
+    if status.only_here:
+        names = ", ".join(
+            f"{name} (only copy of shard {', '.join(map(str, shards))})"
+            for name, shards in status.only_here.items()
+        )
+        text = f"copies are being made again; must not be lost until then: {names}"
+        return Text(text, style="yellow")
+    count = status.may_lose
+    machines = "machine" if count == 1 else "machines"
+    return Text(f"any {count} {machines} may be lost; `twinstep explain` tells more")
 
 
 def _recoveries(recoveries: Sequence[Recovery]) -> Text:

@@ -20,7 +20,7 @@ from msgspec.msgpack import Decoder
 
 from twinstep.agent import links, messages as say
 from twinstep.errors import ProtocolError
-from twinstep.transfer.frame import Fetch, Offer
+from twinstep.transfer.frame import Fetch, Offer, encode
 
 if TYPE_CHECKING:
     from twinstep.agent.process import Agent
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RETRY_S = 0.1
 """Between two attempts to reach the root."""
 
-First = say.Opening | Offer | Fetch
+First = say.Opening | say.Look | Offer | Fetch
 _first: Decoder[First] = Decoder(First)
 _from_rank: Decoder[say.FromRank] = Decoder(say.FromRank)
 _to_root: Decoder[say.ToRoot] = Decoder(say.ToRoot)
@@ -107,11 +107,26 @@ class Doors:
             agent.log(f"dropped {links.peer_name(connection)}: {error!r}")
             connection.close()
             return
-        if isinstance(header, say.Opening):
-            link = self._link(connection, _to_root, header.machine)
-            agent.rooting.attend(header.machine, link)
-        else:
-            agent.mover.attend(connection, header)
+        match header:
+            case say.Opening():
+                link = self._link(connection, _to_root, header.machine)
+                agent.rooting.attend(header.machine, link)
+            case say.Look():
+                await self._show(connection)
+            case _:
+                agent.mover.attend(connection, header)
+
+    async def _show(self, connection: socket.socket) -> None:
+        """Answers somebody who wants to know what this machine holds."""
+        agent = self._agent
+        try:
+            async with asyncio.timeout(agent.job.timing.connect_s_max):
+                answer = encode(agent.worker.held())
+                await agent.loop.sock_sendall(connection, answer)
+        except (OSError, TimeoutError) as error:
+            agent.log(f"dropped {links.peer_name(connection)}: {error!r}")
+        finally:
+            connection.close()
 
     # The ranks.
 

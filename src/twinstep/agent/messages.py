@@ -42,6 +42,12 @@ class Opening(Message, frozen=True, kw_only=True, tag=True):
     machine: str
 
 
+class Look(Message, frozen=True, kw_only=True, tag=True):
+    """The first and only word of somebody who wants to know what a machine holds."""
+
+    job: str
+
+
 class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A whole copy that an agent holds, with the digest of its chunks' digests."""
 
@@ -81,6 +87,19 @@ class Inventory(Message, frozen=True, kw_only=True, tag=True):
     """The last step that a rank of the machine stood at."""
     master_port: int
     """A port that is free on this machine, should rank 0 run here."""
+
+
+class Held(Message, frozen=True, kw_only=True, tag=True):
+    """The answer to Look: the copies on a machine, while it goes on."""
+
+    machine: str
+    round: int
+    term: int
+    machine_rank: int
+    keep: int
+    """The newest step that all machines were told to keep."""
+    reached: int
+    copies: list[CopyInfo]
 
 
 class Report(Message, frozen=True, kw_only=True, tag=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from twinstep.agent.phase import Phase
 from twinstep.agent.root import Root
+from twinstep.recovery.outlook import Outlook, outlook
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     copies: int
     recoveries: int
     restored_step: int
+    may_lose: int = -1
+    """So many machines, whichever, may be lost and memory still has a whole step; -1
+    while no step is safe yet."""
+    only_here: dict[str, list[int]] = {}
+    """Machines with the only copy of shards, while copies are being made again."""
 
 
 def status_of(root: Root, *, machine: str) -> Status:
@@ -59,6 +65,7 @@ def status_of(root: Root, *, machine: str) -> Status:
         for name in sorted(root.roster.joined)
         if name not in root.roster.members
     ]
+    present = outlook_of(root)
     return Status(
         at_s=root.now_s,
         phase=root.phase.value,
@@ -75,7 +82,26 @@ def status_of(root: Root, *, machine: str) -> Status:
         copies=root.job.copies_held,
         recoveries=root.chronicle.count,
         restored_step=root.begin.step if root.begin else 0,
+        may_lose=present.may_lose,
+        only_here=present.only_here,
     )
+
+
+def outlook_of(root: Root) -> Outlook:
+    """Returns what may be lost now, as far as the root knows: the holders of a step
+    that is safe have it; before that, those that the round's start found."""
+    begin = root.begin
+    if begin is None:
+        return outlook({})
+    if root.ballot.keep < max(1, begin.step):
+        return outlook(begin.sources)
+    names = [member.machine for member in begin.members]
+    sources = {
+        shard: [names[place] for place in root.holders[root.grid.machine_rank(shard)]]
+        for shard in root.grid.shards
+        if not root.grid.is_shared(shard)
+    }
+    return outlook(sources)
 
 
 def _machine(root: Root, name: str, place: int) -> MachineStatus:

@@ -126,6 +126,18 @@ class Worker:
         )
         return self.tell(message)
 
+    def held(self) -> say.Held:
+        """What it holds now, for whoever wants to know; nothing waits for it."""
+        return say.Held(
+            machine=self.machine,
+            round=self.round,
+            term=self.term,
+            machine_rank=self.machine_rank,
+            keep=self.vote.keep,
+            reached=self.vote.reached_max,
+            copies=listing.inventory(self.copies.table),
+        )
+
     def _begin(self, begin: say.Begin) -> Actions:
         if begin.round != self.round or not (self.stopped and self.quiet):
             return [do.Log(text=f"refused Begin of round {begin.round}")]
