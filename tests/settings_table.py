@@ -16,6 +16,7 @@ from twinstep import config
 PARTS: dict[str, type[Any]] = {
     "the job": config.Job,
     "[timing]": config.Timing,
+    "[health]": config.Health,
     "[transfer]": config.Transfer,
     "[trust]": config.Trust,
 }
@@ -29,6 +30,9 @@ LEAST = {
     "memory_bytes_max": ">= 0",
     "rounds_without_progress_max": ">= 1",
     "output_lines_max": ">= 1",
+    "stack_rounds_max": ">= 1",
+    "stack_bytes_max": ">= 1",
+    "looks_min": ">= 1",
     "data": "tls or plain",
     "strangers_max": "> 0",
     "handshake_s_max": "> 0",
@@ -64,7 +68,7 @@ def unit(field: dataclasses.Field[Any]) -> str:
 def least(part: type[Any], field: dataclasses.Field[Any]) -> str:
     """The smallest value that is allowed, in words; empty where there is none."""
     if part is config.Timing:
-        return "> 0"
+        return ">= 0" if field.default == 0.0 else "> 0"
     if part is config.Transfer:
         return ">= 1"
     return LEAST.get(field.name, "")

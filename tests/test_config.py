@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.settings_table import least, settings_table
-from twinstep.config import Job, Timing, Transfer, Trust, load
+from twinstep.config import Health, Job, Timing, Transfer, Trust, load
 from twinstep.errors import ConfigError
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
@@ -37,7 +37,14 @@ def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("machine = 2", "unknown setting.* machine in .*job.toml"),
         ("[timing]\nsilence = 1", "unknown setting.*timing.silence"),
         ("[timing]\nsilence_s_max = 0.0", "silence_s_max is 0.0; it must be > 0"),
-        ("[timing]\ntick_s = 1.0", "lower tick_s or raise silence_s_max"),
+        ("[timing]\ntick_s = 1.0", "lower tick_s .* or raise silence_s_max"),
+        ("[timing]\nrenew_s = 1.0", r"renew_s \(1.0\) must be at most a third"),
+        ("[timing]\nsilence_s_max = 20\nstop_s_max = 10", "stop_s_max .* lower sil"),
+        ("[timing]\nhang_s_min = 700", r"hang_s_max \(600.0\) is less than .*700"),
+        ("[timing]\nhang_s_min = 100", r"deadlock_s_min \(60.0\).*raise deadlock_s"),
+        ("[timing]\ncampaign_s = 1", r"campaign_s \(1.0\).*too early"),
+        ("[health]\nlooks_min = 0", "health.looks_min is 0; it must be at least 1"),
+        ("[health]\nlooks = 0", "unknown setting.*health.looks"),
         ("[transfer]\nstreams = 0", "transfer.streams is 0; at least 1"),
         ("[transfer]\nchunk_bytes = 5000", "multiple of 4096"),
         ('[trust]\ndata = "clear"', "'clear'; use one of tls, plain"),
@@ -55,7 +62,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, says: str) -> None
 def numbers() -> list[tuple[type[Any], str, str]]:
     return [
         (part, field.name, least(part, field))
-        for part in (Job, Timing, Transfer, Trust)
+        for part in (Job, Timing, Health, Transfer, Trust)
         for field in dataclasses.fields(part)
         if least(part, field).startswith(">")
     ]
@@ -70,6 +77,17 @@ def test_every_bound_in_the_reference_is_held(
         part(**{name: low})
 
 
+def test_what_is_not_given_follows_from_silence_s_max() -> None:
+    default, slow = Timing(), Timing(silence_s_max=6.0)
+    assert (default.renew_s, default.tick_s, default.call_s_max) == (0.3, 0.1, 2.0)
+    assert (default.campaign_s, default.stop_s_max) == (3.0, 10.0)
+    assert (slow.renew_s, slow.tick_s, slow.call_s_max) == (1.2, 0.4, 8.0)
+    assert (slow.campaign_s, slow.stop_s_max) == (12.0, 24.0)
+    assert Timing(silence_s_max=6.0, tick_s=0.1).tick_s == 0.1, "given wins"
+    for silence_s in (0.05, 0.3, 1.5, 60.0):
+        Timing(silence_s_max=silence_s)  # the relations hold
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         load(tmp_path / "nowhere.toml")
@@ -80,7 +98,7 @@ def test_two_copies_where_there_are_two_machines() -> None:
     assert Job(machines=8, copies=3).copies_held == 3
 
 
-@pytest.mark.parametrize("part", [Job, Timing, Transfer, Trust])
+@pytest.mark.parametrize("part", [Job, Timing, Health, Transfer, Trust])
 def test_every_setting_is_in_the_reference(part: type[Any]) -> None:
     text = REFERENCE.read_text()
     table = settings_table(part)

@@ -92,6 +92,8 @@ PURE = (
     "agent/room.py",
     "agent/root.py",
     "agent/suspicion.py",
+    "agent/stacks.py",
+    "agent/culprits.py",
     "agent/deadlines.py",
     "agent/status.py",
     "agent/transit.py",

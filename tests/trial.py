@@ -199,13 +199,15 @@ def machine_of(status: Status, rank: int) -> str:
     return next(m.machine for m in status.machines if rank in m.ranks)
 
 
-def undisturbed(*, ranks: int, arguments: Sequence[str]) -> dict[int, str]:
+def undisturbed(
+    *, ranks: int, arguments: Sequence[str], script: str = "linear.py"
+) -> dict[int, str]:
     """The digests of a run without twinstep's agents, and without a failure."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKLOADS / "linear.py"), *arguments],
+            [sys.executable, str(WORKLOADS / script), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

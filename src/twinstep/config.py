@@ -21,13 +21,35 @@ STRATEGIES = ("group", "ring", "mixed", "tail")
 DATA = ("tls", "plain")
 
 
+DERIVED = {
+    "renew_s": 1 / 5,
+    "tick_s": 1 / 15,
+    "call_s_max": 4 / 3,
+    "campaign_s": 2.0,
+}
+"""Settings of Timing that follow from silence_s_max where they are not given."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How long anybody waits for anybody. All in seconds."""
 
     silence_s_max: float = 1.5
     """A machine whose lease was not renewed for so long is lost. A lost machine
-    must be decided upon within 2 s, which leaves half a second for the decision."""
+    must be decided upon within 2 s, which leaves half a second for the decision.
+    The one setting of detection: those below that are 0 follow from it."""
+    renew_s: float = 0.0
+    """A lease is renewed so often. 0: five times within silence_s_max."""
+    tick_s: float = 0.0
+    """How often decisions look at the time. 0: a fifteenth of silence_s_max."""
+    call_s_max: float = 0.0
+    """One call to the key-value store. 0: 4/3 of silence_s_max."""
+    campaign_s: float = 0.0
+    """A standby stands for root only after the machines that train had so long to.
+    0: twice silence_s_max."""
+    stop_s_max: float = 0.0
+    """Killed ranks are gone, and inventories here, within this time. 0: four times
+    silence_s_max, and at least 10."""
     hang_s_min: float = 10.0
     """No step for so long, at least, before the ranks are looked at; one that a
     signal has stopped is then ended."""
@@ -37,38 +59,90 @@ class Timing:
     hang_steps: float = 10.0
     """The ranks are looked at after this many median step times without a step (if
     that is longer than hang_s_min)."""
+    deadlock_s_min: float = 60.0
+    """No step for so long, at least, before a deadlock that the stacks of all ranks
+    prove is ended; hang_s_max where they prove nothing."""
     first_step_s_max: float = 900.0
     """The first step of a round compiles and warms up; so long it may take, while no
     rank is stopped."""
-    stop_s_max: float = 10.0
-    """Killed ranks are gone, and inventories here, within this time."""
     connect_s_max: float = 5.0
     """One connection attempt, handshake included."""
     transfer_s_max: float = 60.0
     """One chunk, sent or received, or the verdict on a copy."""
     machine_s_max: float = 600.0
     """A replacement machine joins within this time after it was asked for."""
-    call_s_max: float = 2.0
-    """One call to the key-value store."""
-    tick_s: float = 0.1
-    """How often decisions look at the time."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
+            if field.default == 0.0:
+                if value < 0:
+                    raise ConfigError(
+                        f"timing.{field.name} is {value}; it must be > 0, or 0 to "
+                        "follow from silence_s_max"
+                    )
+            elif not value > 0:
                 raise ConfigError(f"timing.{field.name} is {value}; it must be > 0")
-        if self.tick_s * 4 > self.silence_s_max:
-            raise ConfigError(
-                f"timing.tick_s ({self.tick_s}) must be at most a quarter of "
-                f"timing.silence_s_max ({self.silence_s_max}), or a healthy machine "
-                "misses its renewal; lower tick_s or raise silence_s_max"
-            )
+        for name, share in DERIVED.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, round(share * self.silence_s_max, 6))
+        if not self.stop_s_max:
+            object.__setattr__(self, "stop_s_max", max(10.0, 4 * self.silence_s_max))
+        self._check_relations()
+
+    def _check_relations(self) -> None:
+        """What makes one wait depend on another."""
+        healthy = "or a healthy machine misses its renewal"
+        for name, bound, part, why in (
+            ("tick_s", self.silence_s_max / 4, "a quarter of", healthy),
+            ("renew_s", self.silence_s_max / 3, "a third of", healthy),
+        ):
+            if getattr(self, name) > bound:
+                raise ConfigError(
+                    f"timing.{name} ({getattr(self, name)}) must be at most {part} "
+                    f"timing.silence_s_max ({self.silence_s_max}), {why}; lower "
+                    f"{name} (0 lets it follow) or raise silence_s_max"
+                )
+        for name, least, why in (
+            ("campaign_s", "silence_s_max", "standbys stand for root too early"),
+            ("stop_s_max", "silence_s_max", "a lost machine is taken for a slow one"),
+            ("hang_s_max", "hang_s_min", "nobody is looked at before it is a hang"),
+            ("deadlock_s_min", "hang_s_min", "nobody is looked at before it is one"),
+            ("first_step_s_max", "hang_s_min", "nobody is looked at before"),
+        ):
+            if getattr(self, name) < getattr(self, least):
+                raise ConfigError(
+                    f"timing.{name} ({getattr(self, name)}) is less than "
+                    f"timing.{least} ({getattr(self, least)}): {why}; raise {name} "
+                    f"or lower {least}"
+                )
 
     @property
-    def renew_s(self) -> float:
-        """Leases are renewed five times within their life."""
-        return self.silence_s_max / 5
+    def look_s(self) -> float:
+        """While no step comes, the ranks are looked at so often."""
+        return max(self.tick_s, self.hang_s_min / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What is watched of ranks and machines beyond their lives."""
+
+    stacks: bool = True
+    """While no step comes, ask ranks for their stacks (by a real-time signal that
+    Python's faulthandler answers) and save them in the job's folder."""
+    stack_rounds_max: int = 8
+    """Rounds whose stacks are kept; those of older ones are deleted."""
+    stack_bytes_max: int = 256 * 1024
+    """Of one rank's stacks, as much is read and saved."""
+    looks_min: int = 3
+    """A deadlock is proven when all ranks have stood at the same lines, and used no
+    processor, for so many looks in a row."""
+
+    def __post_init__(self) -> None:
+        for name in ("stack_rounds_max", "stack_bytes_max", "looks_min"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"health.{name} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +264,7 @@ class Job:
     output_lines_max: int = 40
     """Last lines of each rank's output kept for the report of a crash loop."""
     timing: Timing = dataclasses.field(default_factory=Timing)
+    health: Health = dataclasses.field(default_factory=Health)
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     trust: Trust = dataclasses.field(default_factory=Trust)
 
@@ -251,7 +326,12 @@ def load(path: Path | None, **arguments: Any) -> Job:
 
 
 def _unknown(settings: dict[str, Any]) -> list[str]:
-    parts: dict[str, type] = {"timing": Timing, "transfer": Transfer, "trust": Trust}
+    parts: dict[str, type] = {
+        "timing": Timing,
+        "health": Health,
+        "transfer": Transfer,
+        "trust": Trust,
+    }
     known = {field.name for field in dataclasses.fields(Job)}
     wrong = [name for name in settings if name not in known]
     for part, kind in parts.items():

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from twinstep import clock, environment
-from twinstep.agent import stores
+from twinstep.agent import looking, stores
 from twinstep.agent.kv import Delete, KeyValueStore
 from twinstep.agent.kv_server import serve
 from twinstep.agent.seat import RESULT
@@ -97,7 +97,10 @@ def run(
     finally:
         for left in (there / JOB_FILE, *there.glob("*.sock")):
             left.unlink(missing_ok=True)
-        if folder is None:
+        stacks = looking.tidy(there)
+        if stacks is not None:
+            print(f"twinstep: the stacks of hung ranks are left in {stacks}")
+        elif folder is None:
             there.rmdir()
 
 

@@ -30,6 +30,7 @@ from types import TracebackType
 from twinstep import last_word
 from twinstep.adapters.choice import adapter_for
 from twinstep.agent import messages as say
+from twinstep.agent.own_stack import show_when_asked
 from twinstep.agent.tether import Tether
 from twinstep.capture.snapshot import (
     Digests,
@@ -88,6 +89,7 @@ class Session:
         self._place: RankPlace | None = rank_place()
         if self._place is not None:
             last_word.prepare(self._place)
+            show_when_asked()
         if _present:
             raise OrderError(
                 "this process has a Session already; give it all objects at once: "

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from twinstep.agent.health import CrashGuard, Probing, StepWatch, culprits, ending
+from twinstep.agent.culprits import Verdict
+from twinstep.agent.health import CrashGuard, Looking, StepWatch, ending
+from twinstep.agent.messages import Sight
 from twinstep.config import Timing
 
 TIMING = Timing(hang_s_min=2.0, hang_steps=10.0, first_step_s_max=100.0)
+UNSURE = Verdict(ranks=(0,), how="is in its own code")
+PROVEN = Verdict(ranks=(0,), how="sleeps", proven=True)
+STOPPED = Verdict(ranks=(0,), how="is stopped", stopped=True)
 
 
 def watch(*step_s: float) -> tuple[StepWatch, float]:
@@ -20,10 +25,25 @@ def test_the_first_step_of_a_round_may_compile() -> None:
     one, now_s = watch(50.0, 1.0, 1.0)
     assert one.late(now_s + 10.1)
     one.restart(now_s)
-    assert one.patience_s_max == 100.0, "while all ranks run"
+    for verdict in (UNSURE, PROVEN):
+        assert one.patience_s(verdict, fruitless=0) == 100.0, "while all ranks run"
+    assert one.patience_s(STOPPED, fruitless=0) == 0.0
     assert not one.late(now_s + 2.0) and one.late(now_s + 2.1), "a stopped one is found"
     one.stepped(now_s + 50.0)
-    assert one.patience_s_max == TIMING.hang_s_max
+    assert one.patience_s(UNSURE, fruitless=0) == TIMING.hang_s_max
+    assert one.patience_s(PROVEN, fruitless=0) == TIMING.deadlock_s_min
+    assert one.patience_s(STOPPED, fruitless=0) == 0.0
+
+
+def test_a_round_that_bore_no_fruit_doubles_the_patience_of_the_next() -> None:
+    one, _ = watch(1.0, 1.0)
+    waits = [one.patience_s(UNSURE, fruitless=count) for count in range(3)]
+    assert waits == [600.0, 1200.0, 2400.0]
+
+
+def test_slow_steps_are_never_ended_before_the_ranks_are_looked_at() -> None:
+    one, _ = watch(500.0, 500.0, 500.0)
+    assert one.patience_s(PROVEN, fruitless=0) == one.silence_s_max == 5000.0
 
 
 def test_the_deadline_is_learnt_from_the_steps_but_has_a_floor() -> None:
@@ -34,34 +54,12 @@ def test_the_deadline_is_learnt_from_the_steps_but_has_a_floor() -> None:
     assert fast.silence_s_max == 2.0
 
 
-def test_a_stopped_rank_is_the_culprit_even_if_others_are_behind() -> None:
-    found, how = culprits({0: "S", 1: "T", 2: "t"}, {0: 3, 1: 4, 2: 4})
-    assert (found, how) == ([1, 2], "stopped by a signal")
-
-
-def test_else_those_that_are_behind() -> None:
-    found, how = culprits({0: "S", 1: "R"}, {0: 3, 1: 4})
-    assert found == [0] and "still at step 3" in how
-
-
-def test_where_no_culprit_can_be_told_that_is_said() -> None:
-    found, how = culprits({0: "S", 1: "S"}, {0: 3, 1: 3})
-    assert found == [0, 1] and "no culprit can be told" in how
-
-
-def test_probing_waits_for_every_machine_and_asks_again_later() -> None:
-    one = Probing(machines=2, until_s=5.0)
-    assert one.take("m0", {0: "T"}, {0: 3}) is None
-    assert one.take("m0", {0: "T"}, {0: 3}) is None
-    found = one.take("m1", {1: "S"}, {1: 3})
-    assert found == ("rank 0", "stopped by a signal", True)
-    assert not one.late(5.0) and one.late(5.1)
-
-
-def test_a_rank_that_is_only_behind_is_no_certain_culprit() -> None:
-    one = Probing(machines=1, until_s=5.0)
-    found = one.take("m0", {0: "S", 1: "S"}, {0: 3, 1: 4})
-    assert found == ("rank 0", "still at step 3 while others went on", False)
+def test_a_look_is_complete_when_every_machine_has_answered() -> None:
+    one = Looking(machines=2, asked_s=5.0)
+    assert not one.take("m0", {0: Sight(state="S")})
+    assert not one.take("m0", {0: Sight(state="S")})
+    assert one.take("m1", {1: Sight(state="T")})
+    assert sorted(one.sights) == [0, 1]
 
 
 def test_rounds_without_a_new_step_are_counted_until_there_is_one() -> None:

@@ -19,7 +19,7 @@ from twinstep.agent.tether import Tether
 from twinstep.transfer.frame import encode
 
 TO_ROOT: msgspec.msgpack.Decoder[say.ToRoot] = msgspec.msgpack.Decoder(say.ToRoot)
-PROBE = say.Probe(round=1, term=1)
+LOOK = say.Look(round=1, term=1)
 
 
 class Ends:
@@ -50,20 +50,20 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 30))  # type: ignore[arg-type]
 
 
-def probed(round: int) -> say.Probed:
-    return say.Probed(machine="m1", round=round, term=1, states={}, steps={})
+def looked(round: int) -> say.Looked:
+    return say.Looked(machine="m1", round=round, term=1, ranks={})
 
 
 def test_messages_arrive_whole_and_in_order() -> None:
     async def test() -> None:
         ends = Ends()
-        frames = b"".join(encode(probed(round)) for round in range(3))
+        frames = b"".join(encode(looked(round)) for round in range(3))
         for at in range(0, len(frames), 7):
             ends.peer.sendall(frames[at : at + 7])
             await asyncio.sleep(0)
         ends.peer.close()
         await ends.reason()
-        assert ends.heard == [probed(round) for round in range(3)]
+        assert ends.heard == [looked(round) for round in range(3)]
         ends.end()
 
     run(test)
@@ -73,9 +73,9 @@ def test_a_peer_that_does_not_read_is_dropped_at_the_bound_of_its_queue() -> Non
     async def test() -> None:
         ends = Ends(queue_max=4)
         for _ in range(5):
-            ends.link.send(PROBE)
+            ends.link.send(LOOK)
         assert await ends.reason() == "m1 does not read: 4 wait"
-        ends.link.send(PROBE)  # and nothing more is kept for it
+        ends.link.send(LOOK)  # and nothing more is kept for it
         assert ends.closed.empty(), "told once"
         ends.end()
 
@@ -99,8 +99,8 @@ def test_a_peer_that_takes_nothing_is_dropped_in_time() -> None:
     [
         b"GET / HTTP/1.1\r\n\r\n" * 4,
         b"\0" * 64,
-        encode(PROBE),  # what a root says, and never hears
-        encode(probed(1))[:-2] + b"\xff\xff",
+        encode(LOOK),  # what a root says, and never hears
+        encode(looked(1))[:-2] + b"\xff\xff",
     ],
     ids=["http", "zeros", "not for a root", "no msgpack"],
 )

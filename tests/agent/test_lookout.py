@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tests.agent import scenes
 from tests.agent.scenes import Scene, of
 from twinstep.agent import messages as say
 from twinstep.agent.lookout import Lookout
+
+SIGHT = say.Sight(state="T", cpu_s=1.5)
 
 
 def at_step_3() -> tuple[Scene, Lookout]:
@@ -25,13 +29,13 @@ def test_a_rank_that_ends_is_told_with_its_step_and_last_lines() -> None:
 def test_ranks_of_an_older_round_or_ended_on_purpose_are_no_news() -> None:
     scene, lookout = at_step_3()
     assert lookout.rank_ended(1, 0, 1, []) == []
-    assert lookout.probed(1, {0: "S"}) == []
+    assert lookout.looked(1, {0: SIGHT}) == []
     scene.worker.from_root(scenes.stop(round=3))
     assert lookout.rank_ended(3, 0, -9, []) == []
-    assert lookout.probed(3, {0: "S"}) == []
+    assert lookout.looked(3, {0: SIGHT}) == []
 
 
-def test_a_probe_tells_states_and_steps() -> None:
+def test_a_look_tells_what_was_seen_and_the_step() -> None:
     _, lookout = at_step_3()
-    (probed,) = of(lookout.probed(2, {0: "T"}), say.Probed)
-    assert (probed.states, probed.steps) == ({0: "T"}, {0: 3})
+    (looked,) = of(lookout.looked(2, {0: SIGHT}), say.Looked)
+    assert looked.ranks == {0: msgspec.structs.replace(SIGHT, step=3)}

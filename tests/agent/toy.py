@@ -315,12 +315,13 @@ class Toy(ToyRanks, ToyData):
                         del machine.memory[place_]
                 case do.Log(text=text):
                     self.logs.append(f"{self.now_s:7.3f} {name} {text}")
-                case do.ProbeRanks(round=round):
-                    states = {
-                        n: "T" if r.frozen else "S" for n, r in machine.ranks.items()
+                case do.LookAtRanks(round=round):
+                    sights = {
+                        n: say.Sight(state="T" if r.frozen else "S")
+                        for n, r in machine.ranks.items()
                     }
-                    probed = Lookout(worker=machine.worker).probed(round, states)
-                    self.carry(name, probed)
+                    looked = Lookout(worker=machine.worker).looked(round, sights)
+                    self.carry(name, looked)
                 case do.Leave(reason=reason):
                     raise AssertionError(f"{name} leaves: {reason}")
 

@@ -96,10 +96,12 @@ class FetchCopy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeRanks:
-    """Look at the process states of the ranks; say `probed`."""
+class LookAtRanks:
+    """See what the ranks are doing, and save their stacks; say `looked`."""
 
     round: int
+    threads: bool
+    """Of all threads, and not only the main one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ WorkerAction: TypeAlias = (
     | HashCopy
     | ShipCopy
     | FetchCopy
-    | ProbeRanks
+    | LookAtRanks
     | Log
     | Leave
 )

@@ -15,7 +15,6 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from twinstep.agent.messages import Begin
 from twinstep.agent.ranks import PlainRanks, Ranks, WarmGone, WarmRanks
@@ -156,17 +155,6 @@ class Crew:
     def pids(self) -> dict[int, int]:
         """The living ranks' processes."""
         return {m.rank: m.pid for m in self._members.values() if m.pid and not m.ended}
-
-    def states(self) -> dict[int, str]:
-        """The state of each rank's process, as /proc has it; X when it is gone."""
-        states: dict[int, str] = {}
-        for rank, pid in self.pids.items():
-            try:
-                stat = Path(f"/proc/{pid}/stat").read_text()
-                states[rank] = stat.rpartition(")")[2].split()[0]
-            except OSError:
-                states[rank] = "X"
-        return states
 
     def close(self) -> None:
         """No rank is left, and no warm process."""

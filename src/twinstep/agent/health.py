@@ -3,12 +3,11 @@
 A rank that exits is noticed by its agent at once, and a machine by its lease; what is
 left is the rank that lives and does nothing: stopped, deadlocked, or waiting in a
 collective for one that is. The deadline is learnt from the job's own steps: the
-larger of a floor and a multiple of the median step. Then all ranks are looked at. A
-process that a signal has stopped is the culprit, at once. If all of them run, it may
-be an evaluation or a save: only a second, long deadline makes that a hang, and then
-the ranks that are behind are named.
+larger of a floor and a multiple of the median step. Then all ranks are looked at.
+What was seen is judged in culprits.py; how long each verdict must wait is said here
+(`patience_s`), and what a round that bore no fruit adds to it.
 
-Leaves out: health probes of disks and devices.
+Leaves out: the health of machines (probes.py).
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
+from twinstep.agent.culprits import Verdict
+from twinstep.agent.messages import Sight
 from twinstep.config import Timing
 
 STEPS_REMEMBERED = 50
-STOPPED_STATES = ("T", "t")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,32 +55,22 @@ class StepWatch:
         learnt_s = self.timing.hang_steps * median(self.durations_s)
         return max(self.timing.hang_s_min, learnt_s)
 
-    @property
-    def patience_s_max(self) -> float:
-        """How long a step may take while all ranks run."""
+    def patience_s(self, verdict: Verdict, *, fruitless: int) -> float:
+        """How long a step may take before such a verdict ends the round.
+
+        Each round that ended without a new step doubles it: an evaluation that was
+        ended too early gets through the second or third time."""
+        if verdict.stopped:
+            return 0.0
         timing = self.timing
-        return timing.hang_s_max if self.steps else timing.first_step_s_max
+        if self.steps == 0:
+            wait_s = timing.first_step_s_max
+        else:
+            wait_s = timing.deadlock_s_min if verdict.proven else timing.hang_s_max
+        return max(wait_s * 2**fruitless, self.silence_s_max)
 
     def late(self, now_s: float) -> bool:
         return now_s - self.last_s > self.silence_s_max
-
-
-def culprits(
-    states: Mapping[int, str], steps: Mapping[int, int]
-) -> tuple[list[int], str]:
-    """Returns the ranks that hold the others up, and how that was told.
-
-    `states` are process states as /proc gives them, `steps` the last step of each
-    rank."""
-    assert states, "nobody was probed"
-    stopped = sorted(rank for rank, state in states.items() if state in STOPPED_STATES)
-    if stopped:
-        return stopped, "stopped by a signal"
-    behind = min(steps.values())
-    slow = sorted(rank for rank, step in steps.items() if step == behind)
-    if len(slow) < len(steps):
-        return slow, f"still at step {behind} while others went on"
-    return slow, f"all ranks stand at step {behind}; no culprit can be told"
 
 
 def ending(status: int) -> str:
@@ -119,38 +109,34 @@ class CrashGuard:
         self.fruitless += not self.fruitful
         return self.fruitless >= self.rounds_max
 
-    def report(self, reason: str, tail: list[str]) -> str:
+    def report(self, reason: str, tail: list[str] | None) -> str:
+        """Why the job ends. `tail` is what the rank printed last; None for a hang."""
         rounds = f"{self.fruitless} rounds in a row made no new step"
         if self.furthest:
             rounds += f" after step {self.furthest}"
+        if tail is None:
+            return f"{reason}; {rounds}"
         lines = "\n".join(["", *tail]) if tail else " (it printed nothing)"
         return f"{reason}; {rounds}. Its last lines:{lines}"
 
 
 @dataclass(slots=True, kw_only=True)
-class Probing:
-    """Collects what the ranks of all machines are doing, to find the culprit."""
+class Looking:
+    """Collects what the ranks of all machines are doing, once."""
 
     machines: int
-    until_s: float
-    """When it is asked again: a machine may have been lost meanwhile."""
+    asked_s: float
+    threads: bool = False
+    """The ranks are about to be ended: all their threads are looked at."""
     heard: set[str] = field(default_factory=set[str])
-    states: dict[int, str] = field(default_factory=dict[int, str])
-    steps: dict[int, int] = field(default_factory=dict[int, int])
+    sights: dict[int, Sight] = field(default_factory=dict[int, Sight])
 
-    def late(self, now_s: float) -> bool:
-        return now_s > self.until_s
+    @property
+    def complete(self) -> bool:
+        return len(self.heard) >= self.machines and bool(self.sights)
 
-    def take(
-        self, machine: str, states: Mapping[int, str], steps: Mapping[int, int]
-    ) -> tuple[str, str, bool] | None:
-        """Returns the culprits' names, how that was told, and whether it is certain,
-        once all machines are heard."""
+    def take(self, machine: str, sights: Mapping[int, Sight]) -> bool:
+        """A machine has answered; returns whether it was the last to."""
         self.heard.add(machine)
-        self.states.update(states)
-        self.steps.update(steps)
-        if len(self.heard) < self.machines or not self.states:
-            return None
-        who, how = culprits(self.states, self.steps)
-        certain = any(state in STOPPED_STATES for state in self.states.values())
-        return ", ".join(f"rank {rank}" for rank in who), how, certain
+        self.sights.update(sights)
+        return self.complete

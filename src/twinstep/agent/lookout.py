@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from twinstep.agent import actions as do, messages as say
 from twinstep.agent.worker import Actions, Worker
@@ -32,14 +35,18 @@ class Lookout:
         self.worker.latest[f"ended {rank}"] = message
         return [do.TellRoot(message=message)]
 
-    def probed(self, round: int, states: dict[int, str]) -> Actions:
+    def looked(self, round: int, sights: Mapping[int, say.Sight]) -> Actions:
+        """The ranks were looked at; their steps are added here."""
         if round != self.worker.round or self.worker.stopped:
             return []
-        message = say.Probed(
+        steps = self.worker.vote.steps
+        message = say.Looked(
             machine=self.worker.machine,
             round=round,
             term=self.worker.term,
-            states=states,
-            steps={rank: self.worker.vote.steps.get(rank, 0) for rank in states},
+            ranks={
+                rank: msgspec.structs.replace(sight, step=steps.get(rank, 0))
+                for rank, sight in sights.items()
+            },
         )
         return [do.TellRoot(message=message)]

@@ -137,14 +137,30 @@ class RankEnded(Message, frozen=True, kw_only=True, tag=True):
     tail: list[str]
 
 
-class Probed(Message, frozen=True, kw_only=True, tag=True):
-    """What each rank of the machine is doing: its process state and last step."""
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """What one rank was seen doing."""
+
+    state: str
+    """Of its process, as /proc has it: R, S, D, T, Z; X when it is gone."""
+    step: int = 0
+    """The last step it reached."""
+    cpu_s: float = 0.0
+    """Processor time it has used so far, all its threads."""
+    doing: str = "unseen"
+    """A word of stacks.Doing."""
+    call: str = ""
+    place: str = ""
+    digest: int = 0
+    """Of its main thread's frames: equal while it stands at one place. 0: unseen."""
+
+
+class Looked(Message, frozen=True, kw_only=True, tag=True):
+    """What each rank of the machine is doing."""
 
     machine: str
     round: int
     term: int
-    states: dict[int, str]
-    steps: dict[int, int]
+    ranks: dict[int, Sight]
 
 
 class Loaded(Message, frozen=True, kw_only=True, tag=True):
@@ -250,11 +266,13 @@ class Answer(Message, frozen=True, kw_only=True, tag=True):
     capture: bool
 
 
-class Probe(Message, frozen=True, kw_only=True, tag=True):
+class Look(Message, frozen=True, kw_only=True, tag=True):
     """No step for too long: say what your ranks are doing."""
 
     round: int
     term: int
+    threads: bool = False
+    """The ranks are about to be ended: save the stacks of all their threads."""
 
 
 class Finish(Message, frozen=True, kw_only=True, tag=True):
@@ -272,10 +290,10 @@ ToRoot: TypeAlias = (
     | Report
     | Laid
     | RankEnded
-    | Probed
+    | Looked
     | Loaded
     | RanksUp
     | CopyBad
     | Unable
 )
-FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | Probe | Finish
+FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | Look | Finish

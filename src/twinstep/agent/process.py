@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from twinstep import clock
-from twinstep.agent import actions as do, links
+from twinstep.agent import actions as do, links, looking
 from twinstep.agent.crew import Command, Crew
 from twinstep.agent.doors import Doors
 from twinstep.agent.kv import KeyValueStore
@@ -86,6 +86,9 @@ class Agent:
         )
         self._transit = Transit(worker=self.worker)
         self._lookout = Lookout(worker=self.worker)
+        self._looker = looking.Looker(
+            job.health, post.folder, log=lambda text: self.log(text)
+        )
         self.crew = Crew(
             job,
             command,
@@ -145,6 +148,8 @@ class Agent:
         self.seat.leave()
         self.doors.close()
         self.crew.close()
+        looking.tidy(self.post.folder)
+        looking.tidy(self.post.folder)
         for reservation in self._reservations:
             reservation.close()
 
@@ -229,12 +234,21 @@ class Agent:
                 self.mover.ship(action)
             case do.FetchCopy():
                 self.mover.fetch(action)
-            case do.ProbeRanks(round=round):
-                self.carry(self._lookout.probed(round, self.crew.states()))
+            case do.LookAtRanks():
+                self._look(action)
             case do.Log(text=text):
                 self.log(text)
             case do.Leave(status=status):
                 self.leave(status, "")  # the launcher tells the reason
+
+    def _look(self, action: do.LookAtRanks) -> None:
+        round = action.round
+        self._looker.look(
+            self.crew.pids,
+            round=round,
+            threads=action.threads,
+            done=lambda sights: self.carry(self._lookout.looked(round, sights)),
+        )
 
     def _stop_ranks(self, round: int) -> None:
         self.crew.stop()

@@ -230,8 +230,8 @@ class Root:
                 return self._laid_out(message)
             case say.RankEnded():
                 return self._rank_ended(message)
-            case say.Probed():
-                return self._probed(message)
+            case say.Looked():
+                return self._looked(message)
             case say.RanksUp():
                 self.seen.up.add(message.machine)
                 self.seen.pids.update(message.pids)
@@ -323,12 +323,20 @@ class Root:
             return self._finish(1, report)
         return self._new_round("rank", f"rank {ended.rank}", reason)
 
-    def _probed(self, probed: say.Probed) -> Actions:
-        """Once everybody was probed, the culprit is named and all start again."""
+    def _looked(self, looked: say.Looked) -> Actions:
+        """Once everybody was looked at, the culprit is named and all start again."""
         if not self._active():
             return []
-        found = self.suspicion.probed(probed, self.now_s)
-        return self._new_round("hang", *found) if found else []
+        hang = self.suspicion.looked(looked, self.now_s)
+        if hang is None:
+            return []
+        if hang.note:
+            return [do.Log(text=hang.note)]
+        if hang.again:
+            return self._look()
+        if hang.report:
+            return self._finish(1, hang.report)
+        return self._new_round("hang", hang.who, hang.reason)
 
     def tick(self) -> Actions:
         """Looks at what has taken too long, and names whom it waits for."""
@@ -345,9 +353,13 @@ class Root:
             return self._finish(1, late.reason)
         if not self._active() or self.seen.ended:
             return []
-        if self.suspicion.to_probe(self.now_s):
-            return self._tell_members(say.Probe(round=self.round, term=self.term))
-        return []
+        return self._look() if self.suspicion.to_look(self.now_s) else []
+
+    def _look(self) -> Actions:
+        looking = self.suspicion.looking
+        assert looking is not None
+        look = say.Look(round=self.round, term=self.term, threads=looking.threads)
+        return self._tell_members(look)
 
     def _finish(self, status: int, reason: str) -> Actions:
         self._enter(Phase.OVER)

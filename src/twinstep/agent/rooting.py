@@ -90,7 +90,7 @@ class Rooting:
         if worker.machine_rank >= 0 or not worker.standby:
             self._agent.seat.campaign(key)
             return
-        patience_s = 2 * self._agent.job.timing.silence_s_max
+        patience_s = self._agent.job.timing.campaign_s
 
         def late() -> None:
             if self._election.root is None and self._election.term < term:

@@ -25,6 +25,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from twinstep.agent.own_stack import show_when_asked
+
 READ_AT_START = (
     "GLIBC_",
     "GOMP_",
@@ -66,6 +68,7 @@ def adopt(
     os.close(stdout)
     os.close(stderr)
     _reset_signals()
+    show_when_asked()
     os.environ.update(environment)
     os.chdir(folder)
     for stream in (sys.stdout, sys.stderr):

@@ -88,8 +88,9 @@ class Worker:
                 return room.reserve(self, message)
             case say.Answer():
                 return self._answer(message)
-            case say.Probe():
-                return [do.ProbeRanks(round=self.round)] if not self.stopped else []
+            case say.Look(threads=threads):
+                look = do.LookAtRanks(round=self.round, threads=threads)
+                return [look] if not self.stopped else []
             case say.Finish():
                 return [do.Leave(status=message.status, reason=message.reason)]
 

@@ -1,0 +1,49 @@
+"""A job in which ranks get stuck: they are named, stacks are kept, no bit differs."""
+
+from __future__ import annotations
+
+from tests.trial import PRELOAD, WORKLOADS, Trial, trial, undisturbed
+
+__all__ = ["trial"]
+
+ARGUMENTS = ("--steps", "50")
+CONFIG = f"""{PRELOAD}
+[timing]
+hang_s_min = 0.6
+deadlock_s_min = 1.5
+"""
+
+
+def test_deadlocks_are_proven_named_and_survived_and_who_computes_is_left_to_it(
+    trial: Trial,
+) -> None:
+    (once := trial.folder / "once").mkdir()
+    ways = ("10:1:loop", "20:1:lock", "30:0:sleep", "40:1:broadcast")
+    arguments = (*ARGUMENTS, "--once", str(once), *ways)
+    script = WORKLOADS / "stuck.py"
+    trial.start("--machines", "2", script=script, arguments=arguments, config=CONFIG)
+    lock, sleep, broadcast = (trial.recovered(number) for number in (1, 2, 3))
+    assert [one.kind for one in (lock, sleep, broadcast)] == ["hang"] * 3
+    assert [one.step for one in (lock, sleep, broadcast)] == [20, 30, 40]
+    assert lock.who == "rank 1", lock
+    assert "rank 1 waits for a lock in stuck.py:" in lock.reason
+    assert "(lock.acquire()); rank 0 waits in all_reduce" in lock.reason
+    assert sleep.who == "rank 0" and "rank 0 sleeps in stuck.py:" in sleep.reason
+    assert broadcast.who == "rank 0, rank 1"
+    assert "rank 0 waits in all_reduce; rank 1 waits in broad" in broadcast.reason
+    assert trial.wait() == 0, str(trial)
+    expected = undisturbed(ranks=2, arguments=ARGUMENTS, script="stuck.py")
+    assert trial.digests() == expected, str(trial)
+    # What computes was seen, too, and left alone.
+    assert "rank 1 is in stuck.py:" in trial.out, str(trial)
+    kept = trial.job / "stacks"
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "round-1",
+        "round-2",
+        "round-3",
+    ]
+    texts = [(kept / "round-1" / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert "in all_reduce" in texts[0] and "in get_stuck" in texts[1]
+    assert all("twinstep/agent/tether.py" in text for text in texts), "all threads"
+    assert f"the stacks of hung ranks are left in {kept}" in trial.out
+    trial.clean()
