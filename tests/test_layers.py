@@ -82,6 +82,7 @@ PURE = (
     "trust/strangers.py",
     "agent/actions.py",
     "agent/ballot.py",
+    "agent/requests.py",
     "agent/copies.py",
     "agent/election.py",
     "agent/health.py",

@@ -25,6 +25,7 @@ DERIVED = {
     "renew_s": 1 / 5,
     "tick_s": 1 / 15,
     "call_s_max": 4 / 3,
+    "retake_s": 1 / 6,
     "campaign_s": 2.0,
 }
 """Settings of Timing that follow from silence_s_max where they are not given."""
@@ -44,6 +45,11 @@ class Timing:
     """How often decisions look at the time. 0: a fifteenth of silence_s_max."""
     call_s_max: float = 0.0
     """One call to the key-value store. 0: 4/3 of silence_s_max."""
+    retake_s: float = 0.0
+    """A machine whose lease is gone while its connection to the root is open (or while
+    a new root has none yet) may take its seat again for so long before it is lost:
+    stores have ended leases that were renewed. 0: a sixth of silence_s_max, which is
+    half of what that leaves for the decision."""
     campaign_s: float = 0.0
     """A standby stands for root only after the machines that train had so long to.
     0: twice silence_s_max."""
@@ -71,6 +77,16 @@ class Timing:
     """One chunk, sent or received, or the verdict on a copy."""
     machine_s_max: float = 600.0
     """A replacement machine joins within this time after it was asked for."""
+    store_start_s_max: float = 10.0
+    """The key-value store answers a machine that starts within this time."""
+    store_s_max: float = 600.0
+    """The key-value store may be away for so long before the agents give up and end.
+    Meanwhile training goes on, and what a root decides waits to be written."""
+    operator_s_max: float = 60.0
+    """A call to the cloud operator that takes longer is named in the log. Nothing
+    else waits for it."""
+    ask_again_s: float = 30.0
+    """After the operator had no machine, it is asked again this much later."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -247,6 +263,9 @@ class Job:
     `twinstep store`; empty: `twinstep run` keeps one itself."""
     memory_bytes_max: int = 0
     """What an agent may reserve for slots; 0: what its computer has available."""
+    asks_max: int = 3
+    """So many times another machine is asked for in place of one that was lost, when
+    those that came died before they joined, or none was to be had."""
     rounds_without_progress_max: int = 3
     """So many rounds in a row without a new step, and the job ends with a report."""
     warm: bool = True
@@ -278,6 +297,7 @@ class Job:
         for name, least in (
             ("memory_bytes_max", 0),
             ("rounds_without_progress_max", 1),
+            ("asks_max", 1),
             ("output_lines_max", 1),
         ):
             if getattr(self, name) < least:

@@ -200,8 +200,30 @@ def test_without_a_standby_one_machine_is_asked_for_under_one_name() -> None:
     assert [ask.lost for ask in of(done, do.AskMachine)] == ["m1"]
     assert root.phase is Phase.PLACING
     assert plan_in(done).vacated == {1: "m1"}
-    done = root.machine_lost("new", "did not even start")
-    assert [ask.lost for ask in of(done, do.AskMachine)] == ["new"]
+    assert plan_in(done).asked == {"m1": 1}
+
+
+def test_a_new_root_asks_for_the_same_machines_by_the_same_names() -> None:
+    # Paper section 3.2: a new worker machine is initialised in the root's place; one,
+    # although the old root may have asked for it as well.
+    root = new_root(term=2)
+    done = root.elected(plan(asked={"m9": 2}), alive={"m1"})
+    assert [ask.request for ask in of(done, do.AskMachine)] == ["for-m9.2", "for-m0"]
+    assert plan_in(done).asked == {"m9": 2, "m0": 1}
+    root.requests.answered("m0", 1, "new", "", here=False, now_s=0.0)
+    done = root.joins(join("new"))
+    assert plan_in(done).asked == {"m9": 2}, "the next root does not wait for it"
+
+
+def test_a_machine_that_dies_before_it_joins_is_asked_for_again() -> None:
+    root = training()
+    root.roster.joined.pop("s")
+    root.machine_lost("m1", "silent")
+    root.requests.answered("m1", 1, "new", "", here=False, now_s=0.0)
+    done = root.machine_lost("new", "its lease lapsed")
+    (ask,) = of(done, do.AskMachine)
+    assert (ask.request, ask.lost) == ("for-m1.2", "m1")
+    assert "new ended before it joined" in ask.reason
 
 
 def test_a_machine_whose_place_was_given_away_stops() -> None:

@@ -143,10 +143,18 @@ class TellAgent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskMachine:
-    """Ask the cloud operator for a machine in place of `lost`."""
+    """Ask the cloud operator for a machine in place of `lost`. Asking twice under one
+    name is asking once; a further attempt has another name."""
 
     lost: str
     reason: str
+    attempt: int = 1
+
+    @property
+    def request(self) -> str:
+        """The name of the request, the same for every root that makes it."""
+        again = f".{self.attempt}" if self.attempt > 1 else ""
+        return f"for-{self.lost}{again}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,14 +98,15 @@ class Etcd:
         request = {"TTL": str(max(1, int(ttl_s)))}
         # Granted twice, the first is left to lapse.
         granted = decode(self._gateway.call(GRANT, request, care="repeated"), Granted)
-        if granted.ttl > ttl_s and not self._warned:
+        if granted.ttl + LAPSE_S > ttl_s and not self._warned:
             self._warned = True
             _log.warning(
-                "etcd at %s lets no lease end sooner than %d s, and this job asked for "
-                "%s s: a lost machine is noticed after up to %s s; start etcd with "
-                "--election-timeout=600 --heartbeat-interval=100, or raise "
-                "timing.silence_s_max",
-                *(self._gateway.address, granted.ttl, ttl_s, granted.ttl + LAPSE_S),
+                "etcd at %s gave leases of %d s, which it ends up to %s s late; asked "
+                "for were %s s: a lost machine is noticed after up to %s s; start etcd "
+                "with --election-timeout=600 --heartbeat-interval=100, and let "
+                "timing.silence_s_max be 1.5 or 2.5",
+                *(self._gateway.address, granted.ttl, LAPSE_S, ttl_s),
+                granted.ttl + LAPSE_S,
             )
         return EtcdLease(self._gateway, granted.id, ttl_s=granted.ttl)
 

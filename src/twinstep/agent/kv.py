@@ -93,6 +93,11 @@ class Lease(Protocol):
     @property
     def id(self) -> int: ...
 
+    @property
+    def ttl_s(self) -> float:
+        """The life that the store gave it, which may be another than was asked for."""
+        ...
+
     def renew(self) -> bool:
         """Starts the lease's time anew; False when it has lapsed already."""
         ...

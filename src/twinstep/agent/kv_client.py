@@ -92,7 +92,7 @@ class Client:
         response = self.call(Grant(ttl_s=ttl_s))
         if not isinstance(response, Granted):
             raise _wrong(self.address, response)
-        return RemoteLease(self, response.lease)
+        return RemoteLease(self, response.lease, ttl_s=ttl_s)
 
     def watch(self, prefix: str, *, after: int) -> RemoteWatch:
         """As the interface says; Compacted is raised by the first `next`."""
@@ -195,9 +195,9 @@ class Client:
 class RemoteLease:
     """A lease of a store behind a socket."""
 
-    def __init__(self, client: Client, lease: int) -> None:
+    def __init__(self, client: Client, lease: int, *, ttl_s: float) -> None:
         self._client = client
-        self.id = lease
+        self.id, self.ttl_s = lease, ttl_s
 
     def renew(self) -> bool:
         response = self._client.call(Renew(lease=self.id))

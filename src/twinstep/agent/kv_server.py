@@ -94,7 +94,7 @@ class Embedded:
     def grant(self, ttl_s: float) -> EmbeddedLease:
         response = self.apply(Grant(ttl_s=ttl_s))
         assert isinstance(response, Granted)
-        return EmbeddedLease(self, response.lease)
+        return EmbeddedLease(self, response.lease, ttl_s=ttl_s)
 
     def watch(self, prefix: str, *, after: int) -> EmbeddedWatch:
         watch = EmbeddedWatch(self, prefix, after)
@@ -141,9 +141,9 @@ class Embedded:
 class EmbeddedLease:
     """A lease of this process's store."""
 
-    def __init__(self, store: Embedded, lease: int) -> None:
+    def __init__(self, store: Embedded, lease: int, *, ttl_s: float) -> None:
         self._store = store
-        self.id = lease
+        self.id, self.ttl_s = lease, ttl_s
 
     def renew(self) -> bool:
         response = self._store.apply(Renew(lease=self.id))

@@ -23,6 +23,7 @@ def plan_of(root: Root) -> Plan:
         may_share=root.layouts.may_share,
         recoveries=root.chronicle.count,
         fruitless=root.suspicion.guard.fruitless,
+        asked=dict(root.requests.open),
     )
 
 

@@ -31,7 +31,7 @@ from twinstep.agent.seat import Seat
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Actions, Worker
 from twinstep.config import Job
-from twinstep.errors import DoesNotFit, TwinstepError
+from twinstep.errors import DoesNotFit, TwinstepError, UsageError
 from twinstep.store.memory import Reservation, Slot, available_bytes, reserve
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.values import Grid
@@ -109,10 +109,11 @@ class Agent:
             store,
             machine=post.name,
             timing=job.timing,
-            post=lambda work: self._soon(work),
+            post=lambda work: self.soon(work),
             on_root=self.rooting.observe,
-            on_machine_gone=self.rooting.machine_gone,
+            on_machine=self.rooting.machine_seen,
             on_lost=lambda reason: self.leave(1, reason),
+            log=self.log,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -128,9 +129,12 @@ class Agent:
         join = self.worker.root_here()[0]
         assert isinstance(join, do.TellRoot)
         value = msgspec.json.encode(join.message)
-        await self.loop.run_in_executor(None, self.seat.take, value)
         try:
+            await self.loop.run_in_executor(None, self.seat.take, value)
             return await self._left
+        except TwinstepError as error:
+            self.log(f"leaves: {error}")
+            return 2 if isinstance(error, UsageError) else 1
         finally:
             self._close()
 
@@ -145,6 +149,7 @@ class Agent:
             task.cancel()
         self.crew.stop()
         self.mover.close()
+        self.rooting.close()
         self.seat.leave()
         self.doors.close()
         self.crew.close()
@@ -157,7 +162,7 @@ class Agent:
         self._tasks = [task for task in self._tasks if not task.done()]
         self._tasks.append(self.loop.create_task(work))
 
-    def _soon(self, work: Callable[[], None]) -> None:
+    def soon(self, work: Callable[[], None]) -> None:
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(work)
 
@@ -173,7 +178,7 @@ class Agent:
                 done.set_exception(error)
                 raise
 
-        self._soon(work)
+        self.soon(work)
         return done
 
     def log(self, text: str) -> None:

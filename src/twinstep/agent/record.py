@@ -20,6 +20,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     may_share: bool
     recoveries: int
     fruitless: int
+    asked: dict[str, int] = {}
+    """Per lost machine for which another was asked for and has not joined yet, how
+    many times that was done."""
 
 
 class Recovery(msgspec.Struct, kw_only=True):

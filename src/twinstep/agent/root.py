@@ -28,6 +28,7 @@ from twinstep.agent.layouts import Layouts
 from twinstep.agent.phase import Phase, Seen
 from twinstep.agent.plans import begin_of, plan_of
 from twinstep.agent.record import Plan
+from twinstep.agent.requests import Requests
 from twinstep.agent.roster import Roster
 from twinstep.agent.suspicion import Suspicion
 from twinstep.config import Job
@@ -53,6 +54,7 @@ class Root:
     phase_since_s: float = 0.0
     round: int = 0
     roster: Roster = field(init=False)
+    requests: Requests = field(init=False)
     chronicle: Chronicle = field(default_factory=Chronicle)
     inventories: Inventories = field(default_factory=dict[str, say.Inventory])
     layouts: Layouts = field(init=False)
@@ -64,6 +66,9 @@ class Root:
 
     def __post_init__(self) -> None:
         self.roster = Roster(machines=self.grid.machines)
+        self.requests = Requests(
+            asks_max=self.job.asks_max, ask_again_s=self.job.timing.ask_again_s
+        )
         self.layouts = Layouts(machines=self.grid.machines)
         self.ballot = Ballot(machines=self.grid.machines)
         self.suspicion = Suspicion(job=self.job, now_s=self.now_s)
@@ -84,13 +89,19 @@ class Root:
         reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
         why = "its lease lapsed"
         done: Actions = [do.GiveBack(machine=name, reason=why) for name in gone]
-        return [*done, *self._ask(), *self._new_round("root", who, reason)]
+        done += [*self.requests.recall(plan.asked), *self._ask()]
+        return done + self._new_round("root", who, reason)
 
     def joins(self, join: say.Join) -> Actions:
         """A machine's agent has connected."""
         self.roster.joined[join.machine] = join
         if self.phase is Phase.OVER:
             return []
+        if self.requests.joined(join.machine):
+            return [self._save(), *self._joins(join)]
+        return self._joins(join)
+
+    def _joins(self, join: say.Join) -> Actions:
         if self.phase is Phase.GATHERING:
             # Even the plan of a first round may have gone with its root.
             self.round = max(self.round, join.round)
@@ -116,11 +127,13 @@ class Root:
 
     def machine_lost(self, machine: str, reason: str) -> Actions:
         """Its lease lapsed, or it did not do what it was told in time."""
-        self.roster.joined.pop(machine, None)
+        here = self.roster.joined.pop(machine, None) is not None
         self.inventories.pop(machine, None)
         if self.phase is Phase.OVER:
             return []
         if machine not in self.roster.members:
+            if not here:
+                return [*self.requests.ended(machine, reason)]
             return self._place() if self.roster.spare_lost(machine) else []
         self.roster.vacate(machine)
         done: Actions = [do.Log(text=f"{machine} lost: {reason}")]
@@ -185,10 +198,11 @@ class Root:
     def _ask(self) -> Actions:
         """Asks for a machine for each lost one, at once: where a standby takes the
         place, the new machine is the next standby (paper section 6.2)."""
-        return [
-            do.AskMachine(lost=lost, reason=f"{lost}, machine rank {place}, was lost")
+        asks = [
+            self.requests.first(lost, f"{lost}, machine rank {place}, was lost")
             for lost, place in self.roster.to_ask()
         ]
+        return [ask for ask in asks if ask is not None]
 
     def _start(self) -> Actions:
         """All places are taken: chooses the step and says Begin."""
@@ -351,6 +365,8 @@ class Root:
             return self.machine_lost(late.machine, late.reason)
         if late is not None:
             return self._finish(1, late.reason)
+        if asks := self.requests.due(self.now_s):
+            return [self._save(), *asks]
         if not self._active() or self.seen.ended:
             return []
         return self._look() if self.suspicion.to_look(self.now_s) else []

@@ -7,45 +7,40 @@ still root there.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
 from twinstep import clock
 from twinstep.agent import actions as do, links, messages as say, seat
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
+from twinstep.agent.errands import Errands, Operator
+from twinstep.agent.phase import Phase
 from twinstep.agent.record import Plan
 from twinstep.agent.root import Actions, Root
 from twinstep.agent.status import status_of, waiting_for
+from twinstep.errors import TwinstepError
 from twinstep.placement.strategy import place
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinstep.agent.kv import Compare
     from twinstep.agent.process import Agent
 
-
-class Answer(Protocol):
-    """What became of a request: a machine's name, or empty and the reason."""
-
-    @property
-    def machine(self) -> str: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
-class Operator(Protocol):
-    """The part of a cloud operator (cloud/operator.py) that a root uses."""
-
-    def ask(self, request: str, *, reason: str) -> None: ...
-
-    def answer(self, request: str) -> Answer | None: ...
-
-    def give_back(self, machine: str, *, reason: str) -> None: ...
-
-
+__all__ = ["Operator", "Rooting"]
 STATUS_S = 0.5  # how often the status is published
+COUNTED = (say.Report, say.Laid, say.Loaded, say.RanksUp)
+"""What a root hears even while its lease may be over: it changes no round."""
+
+
+@runtime_checkable
+class Fenced(Protocol):
+    """An operator that is asked through the key-value store, and can compare there."""
+
+    fence: Sequence[Compare]
 
 
 class Rooting:
@@ -56,9 +51,23 @@ class Rooting:
         self._election = Election(machine=agent.post.name)
         self._root: Root | None = None
         self._links: dict[str, links.Link[say.ToRoot]] = {}
+        self._alive: set[str] = set()
         self._soon: deque[say.ToRoot] = deque()
-        self._asked: set[str] = set()
-        self._published_s = 0.0
+        self._held: deque[say.ToRoot] = deque()
+        self._requests: dict[str, do.AskMachine] = {}
+        self._campaigned_s = self._published_s = 0.0
+        self._errands = Errands(
+            operator,
+            timing=agent.job.timing,
+            may=lambda: agent.seat.still_root(),
+            on_answer=lambda request, machine, reason: agent.soon(
+                lambda: self._answered(request, machine, reason)
+            ),
+            on_ended=lambda machine, reason: agent.soon(
+                lambda: self._machine_ended(machine, reason)
+            ),
+            log=lambda text: agent.soon(lambda: agent.log(text)),
+        )
 
     @property
     def is_root(self) -> bool:
@@ -84,6 +93,7 @@ class Rooting:
         A root's machine that dies then takes no more than it would as a worker: were a
         standby root, training would go on for a while without anybody's answer."""
         worker = self._agent.worker
+        self._campaigned_s = clock.monotonic_s()
         key = RootKey(
             machine=worker.machine, host=worker.host, port=worker.port, term=term
         )
@@ -98,11 +108,20 @@ class Rooting:
 
         self._agent.loop.call_later(patience_s, late)
 
+    def _campaign_again(self) -> None:
+        """Nobody is root for long: every election may have failed with the store."""
+        if self._election.root is not None or not self._campaigned_s:
+            return
+        timing = self._agent.job.timing
+        patience_s = 2 * (timing.call_s_max + timing.silence_s_max)
+        if clock.monotonic_s() - self._campaigned_s > patience_s:
+            self._campaign(self._election.term + 1)
+
     def _follow(self, root: RootKey) -> None:
+        self._end()
         if root.machine == self._agent.post.name:
             self._agent.loop.create_task(self._begin(root))
             return
-        self._end()
         task = self._agent.doors.follow(
             root.host, root.port, lambda: self._election.root == root
         )
@@ -110,8 +129,17 @@ class Rooting:
 
     async def _begin(self, key: RootKey) -> None:
         """This agent is root from now on."""
-        raw = await self._agent.loop.run_in_executor(None, self._agent.seat.plan)
-        alive = await self._agent.loop.run_in_executor(None, self._agent.seat.machines)
+        timing = self._agent.job.timing
+        while not self._agent.seat.holds(key.term):
+            # The census tells before the transaction's answer is here; and a key that
+            # nobody renews lapses.
+            if self._election.root != key:
+                return
+            await asyncio.sleep(timing.tick_s / 10)
+        found = await self._found(key)
+        if found is None:
+            return
+        plan, alive = found
         job, grid = self._agent.job, self._agent.grid
         placement = place(
             grid.machines,
@@ -126,23 +154,59 @@ class Rooting:
             term=key.term,
             now_s=clock.now_s(),
         )
+        if isinstance(self._operator, Fenced):
+            self._operator.fence = self._agent.seat.fence
         self._agent.log(f"root of term {key.term}")
-        plan = msgspec.msgpack.decode(raw, type=Plan) if raw else None
         self._act(self._root.elected(plan, alive=alive))
         self._agent.carry(self._agent.worker.root_here())
 
+    async def _found(self, key: RootKey) -> tuple[Plan | None, set[str]] | None:
+        """Returns the former root's plan, and who lives; None when somebody else is
+        root meanwhile.
+
+        Whoever of the plan has no lease gets `retake_s` to take its seat again: leases
+        have been lost by the store, all at once. This machine's own must be there, as
+        it surely lives, and without it nobody's tells anything."""
+        run, timing = self._agent.loop.run_in_executor, self._agent.job.timing
+        until_s = clock.monotonic_s() + timing.retake_s
+        while self._election.root == key:
+            try:
+                raw = await run(None, self._agent.seat.plan)
+                alive = await run(None, self._agent.seat.machines)
+            except TwinstepError as error:
+                self._agent.log(f"root of term {key.term}, and waits: {error}")
+                await asyncio.sleep(timing.tick_s)
+                continue
+            if self._election.root != key:
+                break
+            plan = msgspec.msgpack.decode(raw, type=Plan) if raw else None
+            members = {name for name in plan.members if name} if plan else set[str]()
+            late = clock.monotonic_s() > until_s
+            if self._agent.post.name in alive and (late or not members - alive):
+                return plan, alive
+            await asyncio.sleep(timing.tick_s / 10)
+        return None
+
     def _end(self) -> None:
         self._root = None
+        self._held.clear()
+        self._requests.clear()
+        self._errands.forget()
         for link in self._links.values():
             link.close("no longer root")
         self._links.clear()
+
+    def close(self) -> None:
+        """The agent ends: the operator hears what it has not heard yet."""
+        self._errands.close(self._agent.job.timing.call_s_max)
 
     # While root.
 
     def attend(self, machine: str, link: links.Link[say.ToRoot]) -> None:
         """Another machine's agent has connected."""
-        if self._root is None:
-            link.close("not root")
+        if self._root is None or machine not in self._alive:
+            # Of a machine without a lease nobody would notice that it dies.
+            link.close("not root" if self._root is None else "it has no lease")
             return
         former = self._links.get(machine)
         if former is not None:
@@ -160,30 +224,71 @@ class Rooting:
             self._hear(self._soon.popleft())
 
     def _hear(self, message: say.ToRoot) -> None:
-        if self._root is not None:
-            self._root.now_s = clock.now_s()
-            self._act(self._root.hears(message))
+        """While this root's lease may be over, only the vote goes on: what may begin
+        or end a round waits until the store answers, or has another root."""
+        if self._root is None:
+            return
+        self._catch_up()
+        decides = self._agent.seat.may_decide and not self._held
+        if decides or isinstance(message, COUNTED):
+            self._take(message)
+        elif len(self._held) < self._agent.job.transfer.queue_max:
+            self._held.append(message)
 
-    def machine_gone(self, machine: str) -> None:
-        """A machine's lease has lapsed."""
+    def _take(self, message: say.ToRoot) -> None:
+        if self._root is None:
+            return
+        self._root.now_s = clock.now_s()
+        self._act(self._root.hears(message))
+        if isinstance(message, say.Join):
+            self._errands.joined(message.machine)
+
+    def _catch_up(self) -> None:
+        """Hears what was held, once this root may decide again."""
+        while self._held and self._root is not None and self._agent.seat.may_decide:
+            self._take(self._held.popleft())
+
+    def machine_seen(self, machine: str, here: bool) -> None:
+        """A machine's lease is there, or has lapsed.
+
+        One that is connected may take its seat again first; the agent itself surely
+        lives, and leaves by itself when it cannot."""
+        if here:
+            self._alive.add(machine)
+            return
+        self._alive.discard(machine)
+        root = self._root
+        if root is None or machine == self._agent.post.name:
+            return
+        link = self._links.get(machine)
+        connected = link is not None and not link.reason
+        wait_s = self._agent.job.timing.retake_s if connected else 0.0
+        self._agent.loop.call_later(wait_s, lambda: self._judge(machine, root))
+
+    def _judge(self, machine: str, root: Root) -> None:
+        if self._root is not root:
+            return
+        if machine in self._alive:
+            self._agent.log(f"{machine} lost its lease and has taken its seat again")
+            return
         link = self._links.pop(machine, None)
         if link is not None:
             link.close("its lease lapsed")
-        if self._root is not None:
-            self._root.now_s = clock.now_s()
-            silence = self._agent.job.timing.silence_s_max
-            reason = f"silent for {silence:g} s: its lease lapsed"
-            self._act(self._root.machine_lost(machine, reason))
+        root.now_s = clock.now_s()
+        silence = self._agent.job.timing.silence_s_max
+        reason = f"silent for {silence:g} s: its lease lapsed"
+        self._act(root.machine_lost(machine, reason))
 
     def tick(self) -> None:
-        if self._root is None:
+        self._campaign_again()
+        self._errands.tick()
+        self._catch_up()
+        if self._root is None or not self._agent.seat.may_decide:
             return
         self._root.now_s = now_s = clock.now_s()
         self._act(self._root.tick())
         if now_s - self._published_s > STATUS_S:
             self._publish(now_s)
-            if self._asked:
-                self._agent.seat.run(self._look_for_answers)
 
     def _publish(self, now_s: float) -> None:
         assert self._root is not None
@@ -196,12 +301,12 @@ class Rooting:
             match action:
                 case do.TellAgent(machine=machine, message=message):
                     self._tell(machine, message)
-                case do.AskMachine(lost=lost, reason=reason):
+                case do.AskMachine(reason=reason):
                     self._agent.log(f"asks the operator for a machine: {reason}")
-                    self._ask(f"for-{lost}", reason)
+                    self._requests[action.request] = action
+                    self._errands.ask(action.request, reason=reason)
                 case do.GiveBack(machine=machine, reason=reason):
-                    give_back = self._operator.give_back
-                    self._agent.seat.run(partial(give_back, machine, reason=reason))
+                    self._errands.give_back(machine, reason=reason)
                 case do.SavePlan(plan=plan):
                     self._agent.seat.save(seat.PLAN, plan)
                 case do.SaveRecovery(number=number, record=record):
@@ -219,22 +324,31 @@ class Rooting:
         elif machine in self._links:
             self._links[machine].send(message)
 
-    def _ask(self, request: str, reason: str) -> None:
-        self._asked.add(request)
-        self._agent.seat.run(partial(self._operator.ask, request, reason=reason))
-
-    def _look_for_answers(self) -> None:
-        """In the store's thread: tells what the operator could not do."""
-        for request in sorted(self._asked):
-            answer = self._operator.answer(request)
-            if answer is None:
-                continue
-            self._asked.discard(request)
-            if not answer.machine:
-                self._agent.loop.call_soon_threadsafe(self._refused, answer.reason)
-
-    def _refused(self, reason: str) -> None:
-        """No machine is to be had now; one may still join by itself."""
-        if self._root is not None:
-            waits = ", ".join(waiting_for(self._root)) or "nobody"
+    def _answered(self, request: str, machine: str, reason: str) -> None:
+        """The operator has given a machine, or has none now; one may still join."""
+        asked, root = self._requests.get(request), self._root
+        if root is None or asked is None or root.phase is Phase.OVER:
+            return
+        if not machine:
+            waits = ", ".join(waiting_for(root)) or "nobody"
             self._agent.log(f"no machine to be had: {reason}; waiting for {waits}")
+        root.now_s = clock.now_s()
+        self._act(
+            [
+                *root.requests.answered(
+                    asked.lost,
+                    asked.attempt,
+                    machine,
+                    reason,
+                    here=machine in root.roster.joined,
+                    now_s=root.now_s,
+                )
+            ]
+        )
+
+    def _machine_ended(self, machine: str, reason: str) -> None:
+        """A machine that was given has ended; of one that joined its lease tells."""
+        root = self._root
+        if root is None or root.phase is Phase.OVER or machine in root.roster.joined:
+            return
+        self._act([*root.requests.ended(machine, reason)])

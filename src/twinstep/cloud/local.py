@@ -36,6 +36,7 @@ import msgspec
 
 from twinstep.agent.kv import (
     Compacted,
+    Compare,
     Delete,
     Item,
     KeyValueStore,
@@ -68,10 +69,13 @@ class KeyValueOperator:
 
     def __init__(self, store: KeyValueStore) -> None:
         self._store = store
+        self.fence: Sequence[Compare] = ()
+        """What must hold, too, whenever a root asks for something: that it is root."""
 
     def ask(self, request: str, *, reason: str) -> None:
         key = REQUESTS + _name(request)
-        self._store.transact([Put(key=key, value=reason.encode())], when=[absent(key)])
+        put = Put(key=key, value=reason.encode())
+        self._store.transact([put], when=[absent(key), *self.fence])
 
     def answer(self, request: str) -> Answer | None:
         key = ANSWERS + _name(request)
@@ -80,7 +84,7 @@ class KeyValueOperator:
 
     def give_back(self, machine: str, *, reason: str) -> None:
         key = RETURNS + _name(machine)
-        self._store.transact([Put(key=key, value=reason.encode())])
+        self._store.transact([Put(key=key, value=reason.encode())], when=self.fence)
 
     def machines(self) -> list[Machine]:
         _, items = self._store.get(MACHINES)
