@@ -80,7 +80,7 @@ def office(cloud: Cloud) -> Iterator[Office]:
     made = Office(cloud)
     yield made
     cloud.open.set()
-    made.asking.close(WAIT_S)
+    made.errands.close(WAIT_S)
 
 
 def test_a_call_that_takes_long_is_named_and_waited_for_by_nobody(

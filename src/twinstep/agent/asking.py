@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from twinstep.agent.messages import Held, Look
+from twinstep.agent.messages import Held, Question
 from twinstep.agent.status import MachineStatus
 from twinstep.clock import monotonic_s
 from twinstep.errors import DeadlinePassed, ProtocolError
@@ -35,7 +35,7 @@ def ask(
     name = f"the agent at {host}:{port}"
     try:
         with socket.create_connection((host, port), timeout=answer_s_max) as peer:
-            peer.sendall(encode(Look(job=job)))
+            peer.sendall(encode(Question(job=job)))
             prefix = parse_prefix(
                 _read(peer, PREFIX_BYTES, until_s),
                 header_bytes_max=ANSWER_BYTES_MAX,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RETRY_S = 0.1
 """Between two attempts to reach the root."""
 
-First = say.Opening | say.Look | Offer | Fetch
+First = say.Opening | say.Question | Offer | Fetch
 _first: Decoder[First] = Decoder(First)
 _from_rank: Decoder[say.FromRank] = Decoder(say.FromRank)
 _to_root: Decoder[say.ToRoot] = Decoder(say.ToRoot)
@@ -111,7 +111,7 @@ class Doors:
             case say.Opening():
                 link = self._link(connection, _to_root, header.machine)
                 agent.rooting.attend(header.machine, link)
-            case say.Look():
+            case say.Question():
                 await self._show(connection)
             case _:
                 agent.mover.attend(connection, header)

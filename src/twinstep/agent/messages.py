@@ -42,7 +42,7 @@ class Opening(Message, frozen=True, kw_only=True, tag=True):
     machine: str
 
 
-class Look(Message, frozen=True, kw_only=True, tag=True):
+class Question(Message, frozen=True, kw_only=True, tag=True):
     """The first and only word of somebody who wants to know what a machine holds."""
 
     job: str
@@ -90,7 +90,7 @@ class Inventory(Message, frozen=True, kw_only=True, tag=True):
 
 
 class Held(Message, frozen=True, kw_only=True, tag=True):
-    """The answer to Look: the copies on a machine, while it goes on."""
+    """The answer to Question: the copies on a machine, while it goes on."""
 
     machine: str
     round: int
