@@ -19,7 +19,7 @@ from twinstep.agent.tether import Tether
 from twinstep.transfer.frame import encode
 
 TO_ROOT: msgspec.msgpack.Decoder[say.ToRoot] = msgspec.msgpack.Decoder(say.ToRoot)
-LOOK = say.Look(round=1, term=1)
+LOOK = say.LookAtRanks(round=1, term=1)
 
 
 class Ends:

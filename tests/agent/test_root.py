@@ -326,7 +326,7 @@ def test_the_job_is_over_when_every_rank_has_ended_well() -> None:
 def test_a_hung_rank_is_looked_at_named_and_all_start_again() -> None:
     root = training()
     root.now_s = 51.0
-    assert told(root.tick(), say.Look) == ["m0", "m1"]
+    assert told(root.tick(), say.LookAtRanks) == ["m0", "m1"]
     assert root.tick() == [], "asked once"
     for threads in (True, False):
         for rank, state in ((0, "S"), (1, "T")):
@@ -334,7 +334,7 @@ def test_a_hung_rank_is_looked_at_named_and_all_start_again() -> None:
             looked = say.Looked(machine=f"m{rank}", round=1, term=1, ranks=sights)
             done = root.hears(looked)
         if threads:  # once more, before they are gone
-            assert [look.threads for look in of(done, say.Look)] == [True, True]
+            assert [look.threads for look in of(done, say.LookAtRanks)] == [True, True]
     (stop, *_) = of(done, say.Stop)
     assert "rank 1 is stopped by a signal" in stop.reason
     assert root.round == 2

@@ -266,7 +266,7 @@ class Answer(Message, frozen=True, kw_only=True, tag=True):
     capture: bool
 
 
-class Look(Message, frozen=True, kw_only=True, tag=True):
+class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):
     """No step for too long: say what your ranks are doing."""
 
     round: int
@@ -296,4 +296,4 @@ ToRoot: TypeAlias = (
     | CopyBad
     | Unable
 )
-FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | Look | Finish
+FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | LookAtRanks | Finish

@@ -374,7 +374,9 @@ class Root:
     def _look(self) -> Actions:
         looking = self.suspicion.looking
         assert looking is not None
-        look = say.Look(round=self.round, term=self.term, threads=looking.threads)
+        look = say.LookAtRanks(
+            round=self.round, term=self.term, threads=looking.threads
+        )
         return self._tell_members(look)
 
     def _finish(self, status: int, reason: str) -> Actions:

@@ -88,7 +88,7 @@ class Worker:
                 return room.reserve(self, message)
             case say.Answer():
                 return self._answer(message)
-            case say.Look(threads=threads):
+            case say.LookAtRanks(threads=threads):
                 look = do.LookAtRanks(round=self.round, threads=threads)
                 return [look] if not self.stopped else []
             case say.Finish():
