@@ -20,7 +20,7 @@ from tests.trial import (
 from twinstep import __version__
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import MachineStatus, Status
-from twinstep.jobs import Result
+from twinstep.cloud.hosting import Result
 from twinstep.status_view import draw
 
 __all__ = ["trial"]

@@ -8,8 +8,10 @@ machine's agent and the round it belongs to.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from twinstep.errors import ConfigError
 
@@ -92,6 +94,11 @@ def rank_environment(
 def user_id() -> int:
     """Returns the number of the user who runs this process."""
     return os.getuid()
+
+
+def jobs_folder() -> Path:
+    """Where jobs of this user leave their sockets, one folder a job."""
+    return Path(tempfile.gettempdir()) / f"twinstep-{user_id()}"
 
 
 def inherited() -> dict[str, str]:

@@ -11,6 +11,7 @@
     ├── Corrupt               bytes whose checksum is not the one captured
     ├── NoCopyLeft            no holder has a good copy of a shard
     ├── Refused               a peer said no, with its reason (stale round, no slot)
+    │   ├── NoMachine         (cloud/serving.py) no machine is to be had, and why
     │   ├── Compacted         (agent/kv.py) history that a watch asked for is gone
     │   └── LeaseGone         (agent/kv.py) a lease has lapsed
     └── DeadlinePassed        a wait that ended, and whom it waited for

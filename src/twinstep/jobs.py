@@ -6,73 +6,22 @@ store, which the root keeps up to date. Used by `status`, `inject`, the demo, th
 
 from __future__ import annotations
 
-import os
 import socket
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.record import Recovery
-from twinstep.agent.seat import RECOVERIES, RESULT, STATUS
+from twinstep.agent.seat import RECOVERIES, STATUS
 from twinstep.agent.status import Status
 from twinstep.agent.stores import open_store
 from twinstep.cloud.description import JOB_FILE, JobFile, published, read_job
+from twinstep.cloud.hosting import Result, result_of
 from twinstep.config import Trust
-from twinstep.environment import user_id
+from twinstep.environment import jobs_folder
 from twinstep.errors import UsageError
 from twinstep.trust.credentials import load
-
-SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job ended."""
-
-    status: int
-    reason: str
-
-
-def result_of(store: KeyValueStore) -> Result | None:
-    """Returns how the job of a store ended, or None while it runs."""
-    _, items = store.get(RESULT)
-    item = items.get(RESULT)
-    return msgspec.json.decode(item.value, type=Result) if item else None
-
-
-def check_script(script: Path) -> Path:
-    """Returns the script's full path. Raises: UsageError when there is none."""
-    if not script.is_file():
-        raise UsageError(
-            f"there is no script {script}; give the path of a Python file: "
-            "twinstep run [options] script.py [arguments]"
-        )
-    return script.resolve()
-
-
-def check_folder(folder: Path, *, machine: str = "m00000") -> Path:
-    """Returns the full path of a job's folder, which exists.
-
-    Raises: UsageError when sockets cannot be made there."""
-    folder = folder.absolute()
-    longest = len(os.fsencode(folder / f"{machine}.sock"))
-    if longest > SOCKET_PATH_BYTES_MAX:
-        raise UsageError(
-            f"the job's folder {folder} is too long: its sockets' paths would take "
-            f"{longest} bytes, at most {SOCKET_PATH_BYTES_MAX}; name a shorter one "
-            "with --job, or set TMPDIR"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise UsageError(f"the job's folder {folder} cannot be made: {error}") from None
-    return folder
-
-
-def jobs_folder() -> Path:
-    """Where jobs of this user leave their sockets, one folder a job."""
-    return Path(tempfile.gettempdir()) / f"twinstep-{user_id()}"
 
 
 def is_running(folder: Path) -> bool:

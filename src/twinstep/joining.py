@@ -24,9 +24,11 @@ from twinstep.agent.kv_server import serve
 from twinstep.cloud import start
 from twinstep.cloud.choice import check_kind
 from twinstep.cloud.description import JobFile, agree, published, write_job
+from twinstep.cloud.folders import check_folder, check_script
+from twinstep.cloud.hosting import Result, result_of
 from twinstep.config import Job, Trust
+from twinstep.environment import jobs_folder
 from twinstep.errors import ConfigError, UsageError
-from twinstep.jobs import Result, check_folder, check_script, jobs_folder, result_of
 from twinstep.trust.credentials import load
 
 NAME_MAX = 63

@@ -14,25 +14,22 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import msgspec
-
 from twinstep import clock, environment
-from twinstep.agent import looking, stores
-from twinstep.agent.kv import Delete, KeyValueStore
-from twinstep.agent.kv_server import serve
-from twinstep.agent.seat import RESULT
+from twinstep.agent import looking
 from twinstep.cloud import start
-from twinstep.cloud.description import JOB_FILE, JobFile, agree, published, write_job
-from twinstep.cloud.local import Limits, LocalOperator
-from twinstep.cloud.operator import LIVING
+from twinstep.cloud.description import JOB_FILE, JobFile, agree, write_job
+from twinstep.cloud.folders import check_folder, check_script
+from twinstep.cloud.hosting import job_store, wait_for_result
+from twinstep.cloud.local import Limits, LocalFleet
+from twinstep.cloud.serving import Serving
 from twinstep.config import Job
-from twinstep.errors import DeadlinePassed, TwinstepError, UsageError
-from twinstep.jobs import check_folder, check_script, is_running, jobs_folder
+from twinstep.environment import jobs_folder
+from twinstep.errors import DeadlinePassed, UsageError
+from twinstep.jobs import is_running
 from twinstep.placement.strategy import place
-from twinstep.trust.credentials import load
 
 Command = Callable[[Path, str, bool], Sequence[str]]
 """A machine's command line, from the job's folder, its name, and whether it stands
@@ -73,24 +70,20 @@ def run(
     try:
         with (
             _endings() as ended,
-            _store(job, there.name, store_port) as (
-                address,
-                store,
-            ),
+            job_store(job, there.name, port=store_port) as (address, store),
         ):
             description = _describe(there.name, address, job, path, arguments)
             write_job(there, agree(store, description))
             print(f"twinstep: job {there.name}; see `twinstep status --job {there}`")
             print(f"{'time_s':>9}  {'machine':<7}  {'role':<4}  {'state':<8}", end="")
             print(f"  {'step':>6}  {'safe':>6}  event", flush=True)
-            operator = LocalOperator(
-                store,
+            fleet = LocalFleet(
                 lambda name: command(there, name, _is_standby(name, job)),
                 limits=Limits(machines_max=job.machines + job.standbys + SPARES_MAX),
             )
-            with closing(operator):
+            with closing(Serving(store, fleet)) as operator:
                 operator.start(job.machines + job.standbys)
-                return _wait(store, operator, ended)
+                return wait_for_result(store, operator, ended)
     except DeadlinePassed as error:
         print(f"twinstep: {error}", file=sys.stderr)
         return 1
@@ -145,65 +138,9 @@ def _endings() -> Generator[list[int]]:
             signal.signal(number, action)
 
 
-DELETES_MAX = 100  # etcd takes 128 operations in a transaction
 SPARES_MAX = 2  # machines beyond the job's own that may live while old ones end
 
 
 def _is_standby(name: str, job: Job) -> bool:
     first, last = job.machines, job.machines + job.standbys
     return first <= int(name.removeprefix("m")) < last
-
-
-@contextmanager
-def _store(job: Job, name: str, port: int) -> Generator[tuple[str, KeyValueStore]]:
-    """The job's key-value store and its address; what the job put there is gone
-    afterwards. Raises: UsageError when another job uses it."""
-    if not job.store:
-        with closing(serve(port=port, credentials=load(job.trust))) as server:
-            yield server.address, server.store
-        return
-    address = stores.for_job(job.store, name)
-    credentials = load(job.trust)
-    with closing(stores.open_store(address, credentials=credentials)) as store:
-        known = published(store)
-        if known is not None:
-            raise UsageError(
-                f"the store at {address} is about job {known.name} already; end the "
-                "address with another job's name, or with none"
-            )
-        try:
-            yield address, store
-        finally:
-            with suppress(TwinstepError):
-                _forget(store)
-
-
-def _forget(store: KeyValueStore) -> None:
-    """Deletes everything the job has put; leases end what is left."""
-    _, items = store.get("")
-    keys = list(items)
-    for first in range(0, len(keys), DELETES_MAX):
-        store.transact([Delete(key=key) for key in keys[first : first + DELETES_MAX]])
-
-
-def _wait(store: KeyValueStore, operator: LocalOperator, ended: list[int]) -> int:
-    """Waits until the root says that the job is over, somebody ends us, or no machine
-    is left that could."""
-    revision, items = store.get(RESULT)
-    item = items.get(RESULT)
-    watch = store.watch(RESULT, after=revision)
-    with closing(watch):
-        living = True
-        while item is None and not ended and living:
-            living = any(machine.state == LIVING for machine in operator.machines())
-            for event in watch.next(0.2):
-                item = event.item
-    if item is None and not living:
-        print("twinstep: all machines have ended without a result", file=sys.stderr)
-        return 1
-    if item is None:
-        return 128 + ended[0]
-    result = msgspec.json.decode(item.value)
-    if result["status"]:
-        print(f"twinstep: the job ended: {result['reason']}", file=sys.stderr)
-    return int(result["status"])

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import MachineStatus, Status
-from twinstep.jobs import Result
+from twinstep.cloud.hosting import Result
 
 RECOVERIES_SHOWN = 8
 MOMENTS = (

@@ -19,8 +19,10 @@ from twinstep.agent.kv import KeyValueStore, Put
 from twinstep.agent.kv_client import connect
 from twinstep.agent.kv_server import Server, serve
 from twinstep.clock import monotonic_s
-from twinstep.cloud.local import KeyValueOperator, Limits, LocalOperator
+from twinstep.cloud.local import Limits, LocalFleet
 from twinstep.cloud.operator import ENDED, LIVING, Answer, CloudOperator, Machine
+from twinstep.cloud.requests import KeyValueOperator
+from twinstep.cloud.serving import Serving
 from twinstep.errors import ConfigError, DeadlinePassed
 
 AGENT = """
@@ -79,11 +81,13 @@ def command(tmp_path: Path) -> Callable[[str], Sequence[str]]:
 
 
 @pytest.fixture
-def local(
-    server: Server, command: Callable[[str], Sequence[str]]
-) -> Iterator[LocalOperator]:
-    operator = LocalOperator(server.store, command, limits=Limits(machines_max=2))
-    with contextlib.closing(operator):
+def fleet(command: Callable[[str], Sequence[str]]) -> LocalFleet:
+    return LocalFleet(command, limits=Limits(machines_max=2))
+
+
+@pytest.fixture
+def local(server: Server, fleet: LocalFleet) -> Iterator[Serving]:
+    with contextlib.closing(Serving(server.store, fleet)) as operator:
         yield operator
 
 
@@ -96,7 +100,7 @@ def root(server: Server) -> Iterator[KeyValueOperator]:
 
 
 def test_machines_are_sessions_of_their_own_and_all_end_at_close(
-    local: LocalOperator, tmp_path: Path
+    local: Serving, tmp_path: Path
 ) -> None:
     assert local.start(2) == [Answer(machine="m00"), Answer(machine="m01")]
     all_pids = [pids(tmp_path, name) for name in ("m00", "m01")]
@@ -111,7 +115,7 @@ def test_machines_are_sessions_of_their_own_and_all_end_at_close(
 
 
 def test_a_root_elsewhere_asks_once_for_each_request(
-    local: LocalOperator, root: KeyValueOperator
+    local: Serving, root: KeyValueOperator
 ) -> None:
     assert root.answer("round-3") is None
     for _ in range(3):
@@ -128,7 +132,7 @@ def test_a_root_elsewhere_asks_once_for_each_request(
 
 
 def test_beyond_the_limit_a_request_is_refused_with_the_number(
-    local: LocalOperator, root: KeyValueOperator
+    local: Serving, root: KeyValueOperator
 ) -> None:
     refused = local.start(3)[2]
     assert refused.machine == ""
@@ -141,7 +145,7 @@ def test_beyond_the_limit_a_request_is_refused_with_the_number(
 
 
 def test_a_machine_whose_agent_ends_is_gone_whole(
-    local: LocalOperator, tmp_path: Path
+    local: Serving, tmp_path: Path
 ) -> None:
     local.start(1)
     agent, child = pids(tmp_path, "m00")
@@ -151,18 +155,20 @@ def test_a_machine_whose_agent_ends_is_gone_whole(
     assert is_gone(child)
 
 
-def test_a_stopped_machine_can_be_killed(local: LocalOperator, tmp_path: Path) -> None:
+def test_a_stopped_machine_can_be_killed(
+    local: Serving, fleet: LocalFleet, tmp_path: Path
+) -> None:
     local.start(1)
     both = pids(tmp_path, "m00")
     os.killpg(both[0], signal.SIGSTOP)
-    local.kill("m00")
-    local.kill("m77")  # nobody
+    fleet.kill("m00")
+    fleet.kill("m77")  # nobody
     assert ended(local, "m00").status == -signal.SIGKILL
     assert all(is_gone(pid) for pid in both)
 
 
 def test_giving_back_what_is_not_there_is_no_error(
-    local: LocalOperator, root: KeyValueOperator, server: Server
+    local: Serving, root: KeyValueOperator, server: Server
 ) -> None:
     root.give_back("m05", reason="lost")
     until(
@@ -174,13 +180,13 @@ def test_requests_made_before_the_operator_came_are_answered(
     server: Server, root: KeyValueOperator, command: Callable[[str], Sequence[str]]
 ) -> None:
     root.ask("early", reason="m01 is lost")
-    operator = LocalOperator(server.store, command, limits=Limits(machines_max=1))
-    with contextlib.closing(operator):
+    fleet = LocalFleet(command, limits=Limits(machines_max=1))
+    with contextlib.closing(Serving(server.store, fleet)):
         assert until(lambda: root.answer("early"), "answer") == Answer(machine="m00")
 
 
 def test_an_operator_that_fell_behind_reads_again(
-    local: LocalOperator, root: KeyValueOperator, server: Server
+    local: Serving, root: KeyValueOperator, server: Server
 ) -> None:
     local.start(1)
     value = bytes(1024 * 1024)
@@ -191,19 +197,14 @@ def test_an_operator_that_fell_behind_reads_again(
 
 
 def test_an_agent_that_cannot_be_run_ends_with_a_status(server: Server) -> None:
-    operator = LocalOperator(
-        server.store, lambda _: ["/nowhere/agent"], limits=Limits(machines_max=1)
-    )
-    with contextlib.closing(operator):
+    fleet = LocalFleet(lambda _: ["/nowhere/agent"], limits=Limits(machines_max=1))
+    with contextlib.closing(Serving(server.store, fleet)) as operator:
         operator.start(1)
         assert ended(operator, "m00").status == 127
 
 
-def test_no_answer_ends_by_its_deadline(
-    server: Server, command: Callable[[str], Sequence[str]]
-) -> None:
-    limits = Limits(machines_max=1, start_s_max=0.2)
-    operator = LocalOperator(server.store, command, limits=limits)
+def test_no_answer_ends_by_its_deadline(server: Server, fleet: LocalFleet) -> None:
+    operator = Serving(server.store, fleet, start_s_max=0.2)
     operator.close()
     with pytest.raises(DeadlinePassed, match="did not answer start-0-0"):
         operator.start(1)
@@ -220,7 +221,8 @@ def test_names_with_slashes_are_refused(root: KeyValueOperator, name: str) -> No
 LAUNCHER = """
 import sys, signal
 from twinstep.agent.kv_server import serve
-from twinstep.cloud.local import Limits, LocalOperator
+from twinstep.cloud.local import Limits, LocalFleet
+from twinstep.cloud.serving import Serving
 folder = sys.argv[1]
 AGENT = '''
 import contextlib, os, select, signal, sys
@@ -241,9 +243,9 @@ while poll.poll():
             os.rename(f"{folder}/{name}.new", f"{folder}/{name}")
 '''
 with serve() as server:
-    operator = LocalOperator(server.store,
-        lambda name: [sys.executable, "-c", AGENT, folder, name],
+    fleet = LocalFleet(lambda name: [sys.executable, "-c", AGENT, folder, name],
         limits=Limits(machines_max=4))
+    operator = Serving(server.store, fleet)
     operator.start(2)
     signal.pause()
 """

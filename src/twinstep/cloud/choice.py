@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import final
 
 from twinstep.agent.kv import KeyValueStore
-from twinstep.cloud.local import KeyValueOperator
 from twinstep.cloud.operator import Answer, CloudOperator, Machine
+from twinstep.cloud.requests import KeyValueOperator
 from twinstep.errors import ConfigError
 
 OPERATORS = ("none", "store")
@@ -37,8 +37,8 @@ class NoOperator:
 def operator_for(kind: str, *, store: KeyValueStore) -> CloudOperator:
     """Returns what a root asks for machines.
 
-    `store` answers by way of whoever serves requests there: a launcher's
-    LocalOperator, or the driver of a Ray job. Raises: ConfigError."""
+    `store` answers by way of whoever serves requests there (cloud/serving.py): a
+    launcher, or the driver of a Ray job. Raises: ConfigError."""
     match kind:
         case "none":
             return NoOperator()
