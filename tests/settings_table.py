@@ -19,6 +19,7 @@ PARTS: dict[str, type[Any]] = {
     "[health]": config.Health,
     "[transfer]": config.Transfer,
     "[trust]": config.Trust,
+    "[kubernetes]": config.Kubernetes,
 }
 
 LEAST = {
@@ -33,6 +34,7 @@ LEAST = {
     "stack_rounds_max": ">= 1",
     "stack_bytes_max": ">= 1",
     "looks_min": ">= 1",
+    "port": "0 .. 65535",
     "data": "tls or plain",
     "strangers_max": "> 0",
     "handshake_s_max": "> 0",
@@ -69,6 +71,8 @@ def least(part: type[Any], field: dataclasses.Field[Any]) -> str:
     """The smallest value that is allowed, in words; empty where there is none."""
     if part is config.Timing:
         return ">= 0" if field.default == 0.0 else "> 0"
+    if part is config.Kubernetes:
+        return "" if field.name == "template" else "> 0"
     if part is config.Transfer:
         return ">= 1"
     return LEAST.get(field.name, "")

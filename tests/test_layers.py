@@ -20,6 +20,7 @@ LAYERS = (
     "errors",
     "values",
     "clock",
+    "cloud_settings",
     "config",
     "environment",
     "trust",
@@ -64,6 +65,7 @@ HOMES = {
     "etcd3gw": ("agent/etcd.py",),
     "aetcd": ("agent/etcd.py",),
     "etcd": ("agent/etcd.py",),
+    "kubernetes": ("cloud/kubernetes_api.py",),
 }
 
 ENVIRONMENT_READERS = ("environment.py", "cli.py", "agent/script.py")
@@ -108,6 +110,7 @@ PURE = (
     "agent/inventories.py",
     "agent/vote.py",
     "agent/worker.py",
+    "cloud/pods.py",
 )
 IMPURE = {"asyncio", "os", "random", "socket", "subprocess", "threading", "time"}
 IMPURE_OF_OURS = {"twinstep.clock", "twinstep.environment"}

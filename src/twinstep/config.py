@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
+from twinstep.cloud_settings import Kubernetes
 from twinstep.errors import ConfigError
 
 STRATEGIES = ("group", "ring", "mixed", "tail")
@@ -153,12 +154,17 @@ class Health:
     looks_min: int = 3
     """A deadlock is proven when all ranks have stood at the same lines, and used no
     processor, for so many looks in a row."""
+    port: int = 0
+    """Each agent answers GET /healthz and /readyz at this port of its host, for a
+    prober such as a kubelet; 0: it does not."""
 
     def __post_init__(self) -> None:
         for name in ("stack_rounds_max", "stack_bytes_max", "looks_min"):
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"health.{name} is {value}; it must be at least 1")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"health.port is {self.port}; a port, or 0 for none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +292,7 @@ class Job:
     health: Health = dataclasses.field(default_factory=Health)
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     trust: Trust = dataclasses.field(default_factory=Trust)
+    kubernetes: Kubernetes = dataclasses.field(default_factory=Kubernetes)
 
     def __post_init__(self) -> None:
         if self.machines < 1 or self.ranks_per_machine < 1 or self.standbys < 0:
@@ -351,6 +358,7 @@ def _unknown(settings: dict[str, Any]) -> list[str]:
         "health": Health,
         "transfer": Transfer,
         "trust": Trust,
+        "kubernetes": Kubernetes,
     }
     known = {field.name for field in dataclasses.fields(Job)}
     wrong = [name for name in settings if name not in known]

@@ -7,9 +7,10 @@ from typing import final
 from twinstep.agent.kv import KeyValueStore
 from twinstep.cloud.operator import Answer, CloudOperator, Machine
 from twinstep.cloud.requests import KeyValueOperator
+from twinstep.config import Job
 from twinstep.errors import ConfigError
 
-OPERATORS = ("none", "store")
+OPERATORS = ("none", "store", "kubernetes")
 
 
 @final
@@ -34,19 +35,39 @@ class NoOperator:
         return []
 
 
-def operator_for(kind: str, *, store: KeyValueStore) -> CloudOperator:
+def operator_for(
+    kind: str, *, store: KeyValueStore, name: str, machine: str, job: Job
+) -> CloudOperator:
     """Returns what a root asks for machines.
 
-    `store` answers by way of whoever serves requests there (cloud/serving.py): a
-    launcher, or the driver of a Ray job. Raises: ConfigError."""
+    Args:
+      store: answers by way of whoever serves requests there (cloud/serving.py): a
+        launcher, or the driver of a Ray job.
+      name: the job's name.
+      machine: where this agent runs, by its name in the job.
+
+    Raises: ConfigError."""
     match kind:
         case "none":
             return NoOperator()
         case "store":
             return KeyValueOperator(store)
+        case "kubernetes":
+            return _kubernetes(name, machine, job)
         case _:
             check_kind(kind)
             raise AssertionError(kind)
+
+
+def _kubernetes(name: str, machine: str, job: Job) -> CloudOperator:
+    try:
+        from twinstep.cloud.kubernetes import KubernetesOperator
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the operator kubernetes needs the package {error.name}: "
+            "pip install 'twinstep[kubernetes]'"
+        ) from error
+    return KubernetesOperator(job=name, machine=machine, settings=job.kubernetes)
 
 
 def check_kind(kind: str) -> None:

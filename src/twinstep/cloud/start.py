@@ -17,6 +17,7 @@ from twinstep.agent.process import Post, serve
 from twinstep.agent.stores import open_store
 from twinstep.cloud.choice import OPERATORS, operator_for
 from twinstep.cloud.description import read_job
+from twinstep.errors import ConfigError
 from twinstep.trust.credentials import load
 
 
@@ -65,7 +66,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     call_s_max = job.job.timing.call_s_max
     store = open_store(job.store, call_s_max=call_s_max, credentials=credentials)
-    operator = operator_for(options.operator, store=store)
+    try:
+        operator = operator_for(
+            options.operator,
+            store=store,
+            name=job.name,
+            machine=options.machine,
+            job=job.job,
+        )
+    except ConfigError as error:
+        print(f"twinstep: {error}", file=sys.stderr, flush=True)
+        return 2
     return serve(job.job, post, command, store, operator)
 
 
