@@ -35,6 +35,8 @@ LEAST = {
     "stack_bytes_max": ">= 1",
     "looks_min": ">= 1",
     "port": "0 .. 65535",
+    "strikes_max": ">= 1",
+    "strikes_s": "> 0",
     "data": "tls or plain",
     "strangers_max": "> 0",
     "handshake_s_max": "> 0",

@@ -1,4 +1,4 @@
-"""A job in which ranks get stuck: they are named, stacks are kept, no bit differs."""
+"""Jobs in which ranks get stuck, or die on one machine only; no bit differs."""
 
 from __future__ import annotations
 
@@ -46,4 +46,22 @@ def test_deadlocks_are_proven_named_and_survived_and_who_computes_is_left_to_it(
     assert "in all_reduce" in texts[0] and "in get_stuck" in texts[1]
     assert all("twinstep/agent/tether.py" in text for text in texts), "all threads"
     assert f"the stacks of hung ranks are left in {kept}" in trial.out
+    trial.clean()
+
+
+def test_a_machine_on_which_ranks_die_is_replaced_by_the_standby(trial: Trial) -> None:
+    (folder := trial.folder / "at").mkdir()
+    arguments = ("--steps", "40", "--folder", str(folder))
+    script = WORKLOADS / "bad_machine.py"
+    options = ("--machines", "2", "--standby", "1")
+    trial.start(*options, script=script, arguments=arguments)
+    assert trial.wait() == 0, str(trial)
+    bad = (folder / "bad").read_text().removesuffix(".sock")
+    assert (
+        f"{bad} is to be replaced: its ranks ended by themselves 3 times" in trial.out
+    )
+    assert f"{bad} gives up its place" in trial.out
+    assert trial.out.count("RuntimeError: device lost") >= 3
+    expected = undisturbed(ranks=2, arguments=arguments[:2], script="bad_machine.py")
+    assert trial.digests() == expected, str(trial)
     trial.clean()

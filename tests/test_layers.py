@@ -97,6 +97,8 @@ PURE = (
     "agent/suspicion.py",
     "agent/stacks.py",
     "agent/culprits.py",
+    "agent/relief.py",
+    "agent/strikes.py",
     "agent/deadlines.py",
     "agent/status.py",
     "agent/transit.py",

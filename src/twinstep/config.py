@@ -151,6 +151,13 @@ class Health:
     """Rounds whose stacks are kept; those of older ones are deleted."""
     stack_bytes_max: int = 256 * 1024
     """Of one rank's stacks, as much is read and saved."""
+    strikes_max: int = 3
+    """A machine whose ranks have died by themselves so often within strikes_s, as no
+    other's have, is replaced, if another machine is to be had."""
+    strikes_s: float = 600.0
+    """The time within which a machine's strikes are counted."""
+    replace: bool = True
+    """Replace a machine whose probes fail; else that is only said."""
     looks_min: int = 3
     """A deadlock is proven when all ranks have stood at the same lines, and used no
     processor, for so many looks in a row."""
@@ -159,12 +166,14 @@ class Health:
     prober such as a kubelet; 0: it does not."""
 
     def __post_init__(self) -> None:
-        for name in ("stack_rounds_max", "stack_bytes_max", "looks_min"):
+        for name in ("stack_rounds_max", "stack_bytes_max", "looks_min", "strikes_max"):
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"health.{name} is {value}; it must be at least 1")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"health.port is {self.port}; a port, or 0 for none")
+        if not self.strikes_s > 0:
+            raise ConfigError(f"health.strikes_s is {self.strikes_s}; it must be > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

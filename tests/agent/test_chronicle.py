@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from twinstep.agent import messages as say
 from twinstep.agent.chronicle import Chronicle
 from twinstep.agent.record import Recovery
 from twinstep.recovery.choice import Choice
@@ -63,11 +64,24 @@ def test_redundancy_is_noted_once_and_after_the_recovery() -> None:
 
 def test_a_bad_copy_is_written_down_once() -> None:
     one = Chronicle()
-    one.bad("before anything failed")
+    bad = say.CopyBad(
+        machine="m1",
+        round=1,
+        term=1,
+        shard=0,
+        step=5,
+        holder="m0",
+        corrupt=True,
+        last=False,
+        reason="a test",
+    )
+    text = "m0's copy of shard 0 at step 5 is bad: a test (found by m1)"
+    assert one.copy_bad(bad) == text, "before anything failed"
     failed(one, "rank", "rank 1")
-    one.bad("m0's copy")
-    one.bad("m0's copy")
-    assert one.last is not None and one.last.bad == ["m0's copy"]
+    one.copy_bad(bad)
+    one.copy_bad(bad)
+    assert "not to be had" in one.copy_bad(msgspec.structs.replace(bad, corrupt=False))
+    assert one.last is not None and one.last.bad == [text]
 
 
 def test_a_start_from_nothing_says_so() -> None:

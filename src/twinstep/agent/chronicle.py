@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from twinstep.agent.actions import SaveRecovery
+from twinstep.agent.messages import CopyBad
 from twinstep.agent.record import Recovery
 from twinstep.recovery.choice import Choice
 
@@ -91,10 +92,16 @@ class Chronicle:
             for source in sources:
                 record.sources[source] = record.sources.get(source, 0) + 1
 
-    def bad(self, text: str) -> None:
-        """A copy was found to be bad."""
-        if self.last is not None and text not in self.last.bad:
+    def copy_bad(self, bad: CopyBad) -> str:
+        """A copy was found to be bad, or not to be had; returns that in words."""
+        what = "bad" if bad.corrupt else "not to be had"
+        text = (
+            f"{bad.holder}'s copy of shard {bad.shard} at step {bad.step} is {what}: "
+            f"{bad.reason} (found by {bad.machine})"
+        )
+        if bad.corrupt and self.last is not None and text not in self.last.bad:
             self.last.bad.append(text)
+        return text
 
     def saved(self) -> list[SaveRecovery]:
         """What keeps the last record in the store."""

@@ -231,7 +231,8 @@ class Crew:
             text = line.decode(errors="replace")
             if text:
                 output.tail.append(text)
-                print(f"[rank {output.rank}] {text}")
+                # In one piece, though others write to the same place.
+                sys.stdout.write(f"[rank {output.rank}] {text}\n")
         sys.stdout.flush()
         if not data:
             self._end(output)

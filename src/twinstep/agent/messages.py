@@ -198,6 +198,17 @@ class CopyBad(Message, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class Condition(Message, frozen=True, kw_only=True, tag=True):
+    """How the machine is, by its own probes; said when it changes, in any round."""
+
+    machine: str
+    round: int
+    term: int
+    failing: str
+    """What failed several times in a row, in words; empty when nothing has."""
+    warnings: list[str]
+
+
 class Unable(Message, frozen=True, kw_only=True, tag=True):
     """The machine cannot go on as the job is set up (memory does not fit, ...)."""
 
@@ -294,6 +305,7 @@ ToRoot: TypeAlias = (
     | Loaded
     | RanksUp
     | CopyBad
+    | Condition
     | Unable
 )
 FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | LookAtRanks | Finish

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twinstep.agent import messages as say
+from twinstep.agent.ballot import Verdict
 from twinstep.agent.record import Plan
 from twinstep.recovery.choice import Choice
 
@@ -24,6 +25,19 @@ def plan_of(root: Root) -> Plan:
         recoveries=root.chronicle.count,
         fruitless=root.suspicion.guard.fruitless,
         asked=dict(root.requests.open),
+        strikes=list(root.suspicion.strikes.known),
+        struck=dict(root.roster.struck),
+    )
+
+
+def answer_of(root: Root, verdict: Verdict) -> say.Answer:
+    """What all members are told of a step that all have reported."""
+    return say.Answer(
+        round=root.round,
+        term=root.term,
+        step=verdict.step,
+        keep=verdict.keep,
+        capture=verdict.capture,
     )
 
 

@@ -8,6 +8,15 @@ from __future__ import annotations
 import msgspec
 
 
+class Strike(msgspec.Struct, frozen=True, kw_only=True):
+    """A rank of a machine ended by itself, as the first of its round."""
+
+    machine: str
+    at_s: float
+    sign: str
+    """How, in words that are equal for equal causes."""
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the next root needs to know that it cannot ask the agents."""
 
@@ -23,6 +32,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     asked: dict[str, int] = {}
     """Per lost machine for which another was asked for and has not joined yet, how
     many times that was done."""
+    strikes: list[Strike] = []
+    struck: dict[str, str] = {}
+    """Machines that are to be replaced, and why."""
 
 
 class Recovery(msgspec.Struct, kw_only=True):

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from twinstep.agent import actions as do, messages as say
+from twinstep.agent import actions as do, messages as say, relief
 from twinstep.agent.ballot import Ballot
 from twinstep.agent.chronicle import Chronicle
 from twinstep.agent.deadlines import overdue
 from twinstep.agent.inventories import choose_from
 from twinstep.agent.layouts import Layouts
 from twinstep.agent.phase import Phase, Seen
-from twinstep.agent.plans import begin_of, plan_of
+from twinstep.agent.plans import answer_of, begin_of, plan_of
 from twinstep.agent.record import Plan
 from twinstep.agent.requests import Requests
 from twinstep.agent.roster import Roster
@@ -84,17 +84,19 @@ class Root:
         self.layouts.recall(plan)
         self.chronicle.count = plan.recoveries
         self.suspicion.guard.fruitless = plan.fruitless
+        self.suspicion.strikes.known = list(plan.strikes)
         gone = self.roster.recall(plan, alive=alive)
         who = ", ".join(gone) or "root"
         reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
         why = "its lease lapsed"
         done: Actions = [do.GiveBack(machine=name, reason=why) for name in gone]
-        done += [*self.requests.recall(plan.asked), *self._ask()]
-        return done + self._new_round("root", who, reason)
+        done += [*self.requests.recall(plan.asked), *self.ask()]
+        return done + self.new_round("root", who, reason)
 
     def joins(self, join: say.Join) -> Actions:
         """A machine's agent has connected."""
         self.roster.joined[join.machine] = join
+        self.roster.kept.clear()
         if self.phase is Phase.OVER:
             return []
         if self.requests.joined(join.machine):
@@ -106,43 +108,48 @@ class Root:
             # Even the plan of a first round may have gone with its root.
             self.round = max(self.round, join.round)
             start = self.roster.gather()
-            return self._new_round("start", "", "the job starts") if start else []
+            return self.new_round("start", "", "the job starts") if start else []
         if join.round > self.round or (
             join.round == self.round and join.term < self.term
         ):
             # It heard of a round that the store did not: start after it. Two rounds
             # of one number would make copies that nobody can tell apart.
             self.round = join.round
-            return self._new_round("root", "root", f"round {join.round} is known")
+            return self.new_round("root", "root", f"round {join.round} is known")
         member = join.machine in self.roster.members
         if not member and join.machine_rank >= 0 and join.round == self.round:
             return [self._stop(join.machine, "its place was given away")]
         if self.phase in (Phase.STOPPING, Phase.PLACING) or not member:
-            return [self._stop(join.machine, f"round {self.round}")]
+            stop = self._stop(join.machine, f"round {self.round}")
+            return [stop, *relief.planned(self)]
         if self.begin is not None and join.round == self.round:
             again = [self.begin, *self.layouts.missed(self.begin)]
             return [do.TellAgent(machine=join.machine, message=m) for m in again]
         reason = f"{join.machine} knows only round {join.round}"
-        return self._new_round("machine", join.machine, reason)
+        return self.new_round("machine", join.machine, reason)
 
     def machine_lost(self, machine: str, reason: str) -> Actions:
         """Its lease lapsed, or it did not do what it was told in time."""
-        here = self.roster.joined.pop(machine, None) is not None
+        here = machine in self.roster.joined
+        self.roster.forget(machine)
         self.inventories.pop(machine, None)
         if self.phase is Phase.OVER:
             return []
         if machine not in self.roster.members:
             if not here:
                 return [*self.requests.ended(machine, reason)]
-            return self._place() if self.roster.spare_lost(machine) else []
+            self.roster.spare_lost(machine)
+            return self._place() if self._gathers_copies() else []
+        if self.phase is Phase.STOPPING:
+            self.suspicion.strikes.excuse(since_s=self.phase_since_s)
         self.roster.vacate(machine)
         done: Actions = [do.Log(text=f"{machine} lost: {reason}")]
-        done += [do.GiveBack(machine=machine, reason=reason), *self._ask()]
-        return done + self._new_round("machine", machine, reason)
+        done += [do.GiveBack(machine=machine, reason=reason), *self.ask()]
+        return done + self.new_round("machine", machine, reason)
 
     # Rounds.
 
-    def _new_round(self, kind: str, who: str, reason: str) -> Actions:
+    def new_round(self, kind: str, who: str, reason: str) -> Actions:
         """All ranks end; every machine that is here says what it holds."""
         self.round += 1
         if kind != "start":
@@ -177,15 +184,19 @@ class Root:
         if inventory.round != self.round:
             return []
         self.inventories[inventory.machine] = inventory
-        if self.phase not in (Phase.STOPPING, Phase.PLACING):
-            return []
-        return self._place()
+        return self._place() if self._gathers_copies() else []
+
+    def _gathers_copies(self) -> bool:
+        return self.phase in (Phase.STOPPING, Phase.PLACING)
 
     def _place(self) -> Actions:
         """Goes on once every member has answered and every place is taken."""
         if any(name not in self.inventories for name in self.roster.present()):
             return []
-        done: Actions = [
+        if relief.waits(self):
+            return []
+        done: Actions = relief.relieve(self)
+        done += [
             do.Log(text=f"{name} takes machine rank {place}")
             for name, place in self.roster.fill(self.inventories)
         ]
@@ -193,9 +204,9 @@ class Root:
             return done + self._start()
         if self.phase is not Phase.PLACING:
             self._enter(Phase.PLACING)
-        return [*done, *self._ask(), self._save()]
+        return [*done, *self.ask(), self._save()]
 
-    def _ask(self) -> Actions:
+    def ask(self) -> Actions:
         """Asks for a machine for each lost one, at once: where a standby takes the
         place, the new machine is the next standby (paper section 6.2)."""
         asks = [
@@ -233,6 +244,8 @@ class Root:
         """Takes what an agent says; words of another round or term are old."""
         if isinstance(message, say.Join):
             return self.joins(message)
+        if isinstance(message, say.Condition):
+            return relief.condition(self, message)
         if message.round != self.round or message.term != self.term:
             return []
         match message:
@@ -292,14 +305,8 @@ class Root:
             done += self.chronicle.redundant(self.now_s)
         if verdict.keep >= self.begin.step:
             self.bad.clear()  # every holder has verified a copy since, or a newer one
-        answer = say.Answer(
-            round=self.round,
-            term=self.term,
-            step=verdict.step,
-            keep=verdict.keep,
-            capture=verdict.capture,
-        )
-        return done + self._tell_members(answer)
+        answer = answer_of(self, verdict)
+        return [*done, *self._tell_members(answer), *relief.planned(self)]
 
     def _machine_loaded(self, loaded: say.Loaded) -> Actions:
         self.seen.loaded.add(loaded.machine)
@@ -310,18 +317,12 @@ class Root:
     def _copy_bad(self, bad: say.CopyBad) -> Actions:
         if self.begin is None:
             return []
-        what = "bad" if bad.corrupt else "not to be had"
-        text = (
-            f"{bad.holder}'s copy of shard {bad.shard} at step {bad.step} is {what}: "
-            f"{bad.reason} (found by {bad.machine})"
-        )
         if bad.corrupt:
             self.bad.add((bad.holder, bad.shard, bad.step, self.begin.captured_in))
-            self.chronicle.bad(text)
-        done: Actions = [do.Log(text=text)]
+        done: Actions = [do.Log(text=self.chronicle.copy_bad(bad))]
         if bad.last:
             reason = f"no good copy of shard {bad.shard} at step {bad.step} is left"
-            done += self._new_round("copy", bad.holder, reason)
+            done += self.new_round("copy", bad.holder, reason)
         return done
 
     def _rank_ended(self, ended: say.RankEnded) -> Actions:
@@ -332,10 +333,11 @@ class Root:
             if len(self.seen.ended) == self.grid.world_size:
                 return self._finish(0, "all ranks have ended well")
             return []
-        reason, report = self.suspicion.rank_ended(ended)
-        if report:
-            return self._finish(1, report)
-        return self._new_round("rank", f"rank {ended.rank}", reason)
+        end = self.suspicion.rank_ended(ended, self.now_s)
+        done = relief.struck(self, ended.machine, end.struck)
+        if end.report and not done:
+            return self._finish(1, end.report)
+        return done + self.new_round("rank", f"rank {ended.rank}", end.reason)
 
     def _looked(self, looked: say.Looked) -> Actions:
         """Once everybody was looked at, the culprit is named and all start again."""
@@ -350,7 +352,7 @@ class Root:
             return self._look()
         if hang.report:
             return self._finish(1, hang.report)
-        return self._new_round("hang", hang.who, hang.reason)
+        return self.new_round("hang", hang.who, hang.reason)
 
     def tick(self) -> Actions:
         """Looks at what has taken too long, and names whom it waits for."""
@@ -367,6 +369,8 @@ class Root:
             return self._finish(1, late.reason)
         if asks := self.requests.due(self.now_s):
             return [self._save(), *asks]
+        if self.phase is Phase.STOPPING and not relief.waits(self):
+            return self._place()
         if not self._active() or self.seen.ended:
             return []
         return self._look() if self.suspicion.to_look(self.now_s) else []

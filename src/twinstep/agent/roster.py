@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from twinstep.agent.messages import Join, Member
+from twinstep.agent.messages import Condition, Join, Member
 from twinstep.agent.record import Plan
 
 
@@ -26,11 +26,18 @@ class Roster:
     """Per vacant machine rank the machine that was lost there."""
     joined: dict[str, Join] = field(default_factory=dict[str, Join])
     asked: set[str] = field(default_factory=set[str])
-    """The lost machines for which another one was asked for."""
+    """The machines in whose place another one was asked for."""
+    struck: dict[str, str] = field(default_factory=dict[str, str])
+    """Machines whose ranks died too often, and how."""
+    conditions: dict[str, Condition] = field(default_factory=dict[str, Condition])
+    """What machines said of themselves."""
+    kept: set[str] = field(default_factory=set[str])
+    """Machines that are not well and kept their place: copies were only there."""
 
     def recall(self, plan: Plan, *, alive: Collection[str]) -> list[str]:
         """Takes the places as the former root knew them; returns who is lost."""
         self.members, self.vacated = list(plan.members), dict(plan.vacated)
+        self.struck = {n: why for n, why in plan.struck.items() if n in alive}
         gone = [name for name in self.present() if name not in alive]
         for name in gone:
             self.vacate(name)
@@ -57,6 +64,29 @@ class Roster:
         """The machines by machine rank, once every place is taken."""
         joins = [self.joined[name] for name in self.members]
         return [Member(machine=j.machine, host=j.host, port=j.port) for j in joins]
+
+    def reason(self, machine: str) -> str:
+        """Why a machine is not well; empty if it is."""
+        if machine in self.struck:
+            return self.struck[machine]
+        said = self.conditions.get(machine)
+        return f"unhealthy: {said.failing}" if said and said.failing else ""
+
+    def unwell(self) -> list[str]:
+        """The machines with a place that had better be replaced."""
+        return [name for name in self.present() if self.reason(name)]
+
+    def fit_spares(self) -> list[str]:
+        """The machines without a place that are here and well."""
+        spare = [name for name in self.joined if name not in self.members]
+        return sorted(name for name in spare if not self.reason(name))
+
+    def forget(self, machine: str) -> None:
+        """The machine is gone, and whoever comes under its name is another."""
+        self.joined.pop(machine, None)
+        self.struck.pop(machine, None)
+        self.conditions.pop(machine, None)
+        self.kept.discard(machine)
 
     def vacant(self) -> list[int]:
         return [place for place, name in enumerate(self.members) if not name]
@@ -87,6 +117,8 @@ class Roster:
         spare = [
             name for name in ready if name in self.joined and name not in self.members
         ]
+        if self.fit_spares():  # ready or not: who is not well is the last resort
+            spare = [name for name in spare if not self.reason(name)]
         spare.sort(key=lambda name: (not self.joined[name].standby, name))
         vacant = self.vacant()
         vacant.sort(key=lambda place: self.vacated.get(place, "") not in self.asked)

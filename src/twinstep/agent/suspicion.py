@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from twinstep.agent import messages as say
 from twinstep.agent.culprits import Stillness, Verdict, judge
 from twinstep.agent.health import CrashGuard, Looking, StepWatch, ending
+from twinstep.agent.strikes import Strikes
 from twinstep.config import Job
 
 
@@ -28,6 +29,17 @@ class Hang:
     """Not empty when the job ends with it: this has happened too often."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """What a rank's end says."""
+
+    reason: str
+    report: str
+    """Not empty when the job ends with it: this has happened too often."""
+    struck: str
+    """Not empty when its machine is to be replaced, and why."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Suspicion:
     """What is suspected of the ranks of the present round."""
@@ -36,6 +48,7 @@ class Suspicion:
     now_s: float
     watch: StepWatch = field(init=False)
     guard: CrashGuard = field(init=False)
+    strikes: Strikes = field(init=False)
     looking: Looking | None = None
     noted: bool = False
     stillness: Stillness = field(default_factory=Stillness)
@@ -43,6 +56,10 @@ class Suspicion:
     def __post_init__(self) -> None:
         self.watch = StepWatch(timing=self.job.timing, last_s=self.now_s)
         self.guard = CrashGuard(rounds_max=self.job.rounds_without_progress_max)
+        health = self.job.health
+        self.strikes = Strikes(
+            strikes_max=health.strikes_max, strikes_s=health.strikes_s
+        )
 
     def _forget(self) -> None:
         self.looking = None
@@ -72,13 +89,14 @@ class Suspicion:
         self._forget()
         self.guard.stepped(step)
 
-    def rank_ended(self, ended: say.RankEnded) -> tuple[str, str]:
-        """A rank has failed by itself. Returns how, and the report that ends the job
-        if that was once too often, else nothing."""
+    def rank_ended(self, ended: say.RankEnded, now_s: float) -> End:
+        """A rank has failed by itself, the first of its round."""
         reason = f"rank {ended.rank} on {ended.machine} {ending(ended.status)}"
-        if self.guard.failed():
-            return reason, self.guard.report(reason, ended.tail)
-        return reason, ""
+        struck = self.strikes.failed(
+            ended.machine, status=ended.status, tail=ended.tail, now_s=now_s
+        )
+        report = self.guard.report(reason, ended.tail) if self.guard.failed() else ""
+        return End(reason=reason, report=report, struck=struck)
 
     def to_look(self, now_s: float) -> bool:
         """Whether the ranks of all machines are to be looked at now."""
