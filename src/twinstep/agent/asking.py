@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import msgspec
 
@@ -18,6 +19,9 @@ from twinstep.clock import monotonic_s
 from twinstep.errors import DeadlinePassed, ProtocolError
 from twinstep.transfer.frame import PREFIX_BYTES, decode_header, encode, parse_prefix
 from twinstep.trust.credentials import NONE, Credentials
+from twinstep.trust.handshake import Role
+from twinstep.trust.streams import Connection
+from twinstep.trust.wire import secure
 
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """About 40,000 copies on one machine."""
@@ -34,7 +38,10 @@ def ask(
     until_s = monotonic_s() + answer_s_max
     name = f"the agent at {host}:{port}"
     try:
-        with socket.create_connection((host, port), timeout=answer_s_max) as peer:
+        plain = socket.create_connection((host, port), timeout=answer_s_max)
+        with closing(
+            secure(plain, credentials, role=Role.CONTROL, job=job, limit_s=answer_s_max)
+        ) as peer:
             peer.sendall(encode(Question(job=job)))
             prefix = parse_prefix(
                 _read(peer, PREFIX_BYTES, until_s),
@@ -74,7 +81,7 @@ def ask_all(
     return held, [answer for answer in answers if isinstance(answer, str)]
 
 
-def _read(peer: socket.socket, count: int, until_s: float) -> bytes:
+def _read(peer: Connection, count: int, until_s: float) -> bytes:
     parts: list[bytes] = []
     while count > 0:
         peer.settimeout(max(0.001, until_s - monotonic_s()))

@@ -12,24 +12,38 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec.msgpack import Decoder
 
+from twinstep import clock
 from twinstep.agent import links, messages as say
-from twinstep.errors import ProtocolError
+from twinstep.errors import DeadlinePassed, ProtocolError, TwinstepError
 from twinstep.transfer.frame import Fetch, Offer, encode
+from twinstep.trust import streams
+from twinstep.trust.gate import Gate
+from twinstep.trust.handshake import Role
+from twinstep.trust.strangers import LINE_S
+from twinstep.trust.streams import Connection
+from twinstep.trust.wire import prove_in_loop
 
 if TYPE_CHECKING:
     from twinstep.agent.process import Agent
 
 RETRY_S = 0.1
 """Between two attempts to reach the root."""
+REFUSED_S = 10.0
+"""Between two lines that say why the root could not be reached."""
 
 First = say.Opening | say.Question | Offer | Fetch
 _first: Decoder[First] = Decoder(First)
+_first_of: dict[Role | None, Decoder[Any]] = {
+    Role.CONTROL: Decoder(say.Opening | say.Question),
+    Role.DATA: Decoder(Offer | Fetch),
+}
 _from_rank: Decoder[say.FromRank] = Decoder(say.FromRank)
 _to_root: Decoder[say.ToRoot] = Decoder(say.ToRoot)
 _from_root: Decoder[say.FromRoot] = Decoder(say.FromRoot)
@@ -42,6 +56,12 @@ class Doors:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         post = agent.post
+        agent.credentials.check_host(post.host)
+        self._gate = Gate(agent.credentials.limits, write=agent.log)
+        self._pool = ThreadPoolExecutor(
+            agent.credentials.limits.handshake_threads,
+            thread_name_prefix="twinstep-handshake",
+        )
         self._listener = links.listen_tcp(post.host)
         self.port = int(self._listener.getsockname()[1])
         self.path = str(post.folder / f"{post.name}.sock")
@@ -50,6 +70,7 @@ class Doors:
         self._root: links.Link[say.FromRoot] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._greeted: set[asyncio.Task[None]] = set()
+        self._refused_s = -REFUSED_S
 
     def open(self) -> None:
         """Whoever comes is attended to from now on."""
@@ -57,6 +78,7 @@ class Doors:
         self._tasks = [
             loop.create_task(links.accept_all(self._listener, self._greet)),
             loop.create_task(links.accept_all(self._unix, self._greet_rank)),
+            loop.create_task(self._write_rest()),
         ]
 
     def close(self) -> None:
@@ -66,9 +88,10 @@ class Doors:
         self._listener.close()
         self._unix.close()
         Path(self.path).unlink(missing_ok=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _link(
-        self, connection: socket.socket, decoder: Decoder[Incoming], name: str
+        self, connection: Connection, decoder: Decoder[Incoming], name: str
     ) -> links.Link[Incoming]:
         job = self._agent.job
         return links.Link(
@@ -82,31 +105,31 @@ class Doors:
 
     # Other agents.
 
-    def _greet(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        if len(self._greeted) >= self._agent.job.transfer.connections_max:
-            connection.close()
-            return
-        task = self._agent.loop.create_task(self._attend(connection))
+    def _greet(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        number = self._gate.came(links.peer_name(sock), lambda: self._drop(task))
+        task = self._agent.loop.create_task(self._attend(sock, number))
         self._greeted.add(task)
         task.add_done_callback(self._greeted.discard)
 
-    async def _attend(self, connection: socket.socket) -> None:
-        """Reads the first word of a connection, and gives it to who it is for."""
-        agent = self._agent
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+
+    async def _attend(self, sock: socket.socket, number: int) -> None:
+        """Lets a connection prove itself, and gives it to who it is for."""
         try:
-            async with asyncio.timeout(agent.job.timing.connect_s_max):
-                header = await links.read_frame(
-                    connection,
-                    _first,
-                    header_bytes_max=agent.job.transfer.header_bytes_max,
-                )
-            if header.job != agent.post.job_name:
-                raise ProtocolError(f"it is of job {header.job!r}")
-        except (OSError, ProtocolError, TimeoutError) as error:
-            agent.log(f"dropped {links.peer_name(connection)}: {error!r}")
-            connection.close()
+            async with asyncio.timeout(self._agent.credentials.limits.handshake_s_max):
+                connection, header = await self._first_word(sock, number)
+        except (OSError, ProtocolError, DeadlinePassed) as error:
+            # TimeoutError is an OSError, without words.
+            self._gate.refused(number, str(error) or "it said nothing in time")
+            sock.close()
             return
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        self._gate.proved(number)
+        agent = self._agent
         match header:
             case say.Opening():
                 link = self._link(connection, _to_root, header.machine)
@@ -116,17 +139,52 @@ class Doors:
             case _:
                 agent.mover.attend(connection, header)
 
-    async def _show(self, connection: socket.socket) -> None:
+    async def _show(self, connection: Connection) -> None:
         """Answers somebody who wants to know what this machine holds."""
         agent = self._agent
         try:
             async with asyncio.timeout(agent.job.timing.connect_s_max):
-                answer = encode(agent.worker.held())
-                await agent.loop.sock_sendall(connection, answer)
+                await streams.send(connection, encode(agent.worker.held()))
         except (OSError, TimeoutError) as error:
             agent.log(f"dropped {links.peer_name(connection)}: {error!r}")
         finally:
             connection.close()
+
+    async def _first_word(
+        self, sock: socket.socket, number: int
+    ) -> tuple[Connection, First]:
+        """Returns a connection that has proved itself, and its first word.
+
+        Raises: OSError, ProtocolError, DeadlinePassed."""
+        agent = self._agent
+        credentials, job_name = agent.credentials, agent.post.job_name
+        connection: Connection = sock
+        decoder: Decoder[Any] = _first
+        roles = (Role.CONTROL, Role.DATA)
+        handshake = credentials.server(roles, job=job_name)
+        if handshake is not None:
+            await prove_in_loop(
+                sock,
+                handshake,
+                limit_s=credentials.limits.handshake_s_max,
+                pool=self._pool,
+                spoke=lambda: self._gate.spoke(number),
+            )
+            connection = credentials.carry(sock, handshake)
+            decoder = _first_of[handshake.role]
+        bytes_max = agent.job.transfer.header_bytes_max
+        header: First = await links.read_frame(
+            connection, decoder, header_bytes_max=bytes_max
+        )
+        if header.job != job_name:
+            raise ProtocolError(f"it is of job {header.job!r}")
+        return connection, header
+
+    async def _write_rest(self) -> None:
+        """Strangers that no line was left for are counted in one, a second later."""
+        while True:
+            await asyncio.sleep(LINE_S)
+            self._gate.flush()
 
     # The ranks.
 
@@ -174,17 +232,41 @@ class Doors:
         """Keeps a connection to the root for as long as it is root."""
         while is_same():
             try:
-                connection = await links.connect(
-                    host, port, connect_s_max=self._agent.job.timing.connect_s_max
-                )
-            except (OSError, TimeoutError):
-                await asyncio.sleep(RETRY_S)
-                continue
-            await self._attached(connection, is_same)
+                connection = await self._connect(host, port)
+            except TwinstepError as error:
+                self._complain(f"no link to the root at {host}:{port}: {error}")
+            except OSError:
+                pass  # it is gone: its lease tells
+            else:
+                await self._attached(connection, is_same)
             await asyncio.sleep(RETRY_S)
 
+    async def _connect(self, host: str, port: int) -> Connection:
+        """Returns a connection to the root, proved by both ends.
+
+        Raises: OSError, TwinstepError."""
+        agent = self._agent
+        limit_s = agent.job.timing.connect_s_max
+        agent.credentials.check_host(host)
+        sock = await links.connect(host, port, connect_s_max=limit_s)
+        try:
+            handshake = agent.credentials.client(Role.CONTROL, job=agent.post.job_name)
+            if handshake is None:
+                return sock
+            await prove_in_loop(sock, handshake, limit_s=limit_s, pool=self._pool)
+            return agent.credentials.carry(sock, handshake)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _complain(self, text: str) -> None:
+        """A line that would come again at each attempt comes now and then."""
+        if clock.now_s() - self._refused_s >= REFUSED_S:
+            self._refused_s = clock.now_s()
+            self._agent.log(text)
+
     async def _attached(
-        self, connection: socket.socket, is_same: Callable[[], bool]
+        self, connection: Connection, is_same: Callable[[], bool]
     ) -> None:
         """One connection to the root, for as long as it holds."""
         agent = self._agent

@@ -41,6 +41,9 @@ from twinstep.agent.kv_wire import Bounds, Frames, encode, raise_failure, respon
 from twinstep.clock import monotonic_s
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError
 from twinstep.trust.credentials import NONE, Credentials
+from twinstep.trust.handshake import Role
+from twinstep.trust.streams import Connection
+from twinstep.trust.wire import secure
 
 _RETRY_S = 0.05
 
@@ -63,6 +66,7 @@ class Client:
                 f"the key-value store's address is {address!r}; use HOST:PORT"
             )
         credentials.check_host(host)
+        self._credentials = credentials
         self.address = address
         self._target = (host, int(port))
         self._call_s_max = call_s_max
@@ -175,10 +179,19 @@ class Client:
         return frames
 
     def connect(self, until_s: float) -> Frames:
-        """Returns a new connection. Raises: OSError."""
+        """Returns a new connection, proved by both ends.
+
+        Raises: OSError, ProtocolError, DeadlinePassed."""
         left_s = max(until_s - monotonic_s(), 1e-3)
-        connection = socket.create_connection(self._target, timeout=left_s)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = socket.create_connection(self._target, timeout=left_s)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = secure(
+            plain,
+            self._credentials,
+            role=Role.STORE,
+            job="",  # a client may ask the store what job it is
+            limit_s=max(until_s - monotonic_s(), 1e-3),
+        )
         return Frames(
             connection=connection,
             bytes_max=self._bounds.response_bytes_max,
@@ -330,7 +343,7 @@ def connect(
     )
 
 
-def _stale(connection: socket.socket) -> bool:
+def _stale(connection: Connection) -> bool:
     """Whether the store has closed an idle connection: nothing else can be read."""
     poll = select.poll()  # select() refuses descriptors above 1023
     poll.register(connection, select.POLLIN)

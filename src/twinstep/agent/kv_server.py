@@ -1,4 +1,4 @@
-"""Keeps the embedded key-value store, and serves it on loopback.
+"""Keeps the embedded key-value store, and serves it: on loopback, or to credentials.
 
 `Embedded` is a ledger with a lock, a clock and a thread that looks at the clock twenty
 times a second while there are leases. `serve` gives each connection a thread: an agent
@@ -45,6 +45,10 @@ from twinstep.agent.kv_wire import Bounds, Frames, encode, failure, requests
 from twinstep.clock import monotonic_s
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError, Refused
 from twinstep.trust.credentials import NONE, Credentials
+from twinstep.trust.gate import Gate
+from twinstep.trust.handshake import Role
+from twinstep.trust.streams import Connection
+from twinstep.trust.wire import prove
 
 LOOK_S = 0.05
 """How late a lease may lapse."""
@@ -181,10 +185,20 @@ class Server:
     """An embedded store that other processes of this computer reach at `address`."""
 
     def __init__(
-        self, store: Embedded, listener: socket.socket, *, bounds: Bounds
+        self,
+        store: Embedded,
+        listener: socket.socket,
+        *,
+        bounds: Bounds,
+        credentials: Credentials = NONE,
     ) -> None:
         self.store = store
         self._bounds = bounds
+        self._credentials = credentials
+        self._gate = Gate(
+            credentials.limits,
+            write=lambda line: _log.warning("key-value store: %s", line),
+        )
         self._listener = listener
         host, port = listener.getsockname()[:2]
         self.address = f"{host}:{port}"
@@ -215,11 +229,12 @@ class Server:
         for thread in connections.values():
             thread.join(1.0)
         self._listener.close()
+        self._gate.flush()
 
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._listener.accept()
+                connection, address = self._listener.accept()
             except OSError as error:
                 if self._closed:
                     return
@@ -228,7 +243,7 @@ class Server:
                 continue
             thread = threading.Thread(
                 target=self._attend,
-                args=(connection,),
+                args=(connection, f"{address[0]}:{address[1]}"),
                 name="twinstep-kv-peer",
                 daemon=True,
             )
@@ -240,40 +255,66 @@ class Server:
                 self._connections[connection] = thread
             thread.start()
 
-    def _attend(self, connection: socket.socket) -> None:
-        """One peer, from its first frame until it goes or speaks nonsense."""
+    def _attend(self, connection: socket.socket, peer: str) -> None:
+        """One peer, from its proof until it goes or speaks nonsense."""
+        number = self._gate.came(peer, lambda: _shut(connection))
+        served = False
         try:
-            host, port = connection.getpeername()[:2]
-            frames = Frames(
-                connection=connection,
-                bytes_max=self._bounds.request_bytes_max,
-                peer=f"{host}:{port}",
-            )
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while self._answer(frames):
-                pass
-        except (ProtocolError, DeadlinePassed) as error:
-            _log.warning("key-value store: dropped a peer: %s", error)
-        except OSError:
-            pass  # the peer is gone: its leases tell the others
+            frames, request = self._admit(connection, number, peer)
+            self._gate.proved(number)
+            served = True
+            while self._answer(frames, request):
+                request = None
+        except (ProtocolError, DeadlinePassed, OSError) as error:
+            if not served:
+                self._gate.refused(number, str(error))
+            elif not isinstance(error, OSError):
+                self._gate.say(peer, str(error))
+            # Else the peer is gone: its leases tell the others.
         finally:
             with self._lock:
                 self._connections.pop(connection, None)
             connection.close()
 
-    def _answer(self, frames: Frames) -> bool:
-        """Answers one request; False when the connection is idle for too long."""
+    def _admit(
+        self, connection: socket.socket, number: int, peer: str
+    ) -> tuple[Frames, Request]:
+        """Returns the first request of a peer that has proved itself, and its frames.
+
+        Raises: ProtocolError, DeadlinePassed, OSError."""
+        carried: Connection = connection
+        handshake = self._credentials.server((Role.STORE,), job="")
+        if handshake is not None:
+            prove(
+                connection,
+                handshake,
+                limit_s=self._credentials.limits.handshake_s_max,
+                spoke=lambda: self._gate.spoke(number),
+            )
+            carried = self._credentials.carry(connection, handshake)
         bounds = self._bounds
+        frames = Frames(
+            connection=carried, bytes_max=bounds.request_bytes_max, peer=peer
+        )
         request = frames.receive(requests, until_s=monotonic_s() + bounds.frame_s_max)
+        if request is None:
+            raise DeadlinePassed(f"it asked for nothing within {bounds.frame_s_max} s")
+        return frames, request
+
+    def _answer(self, frames: Frames, request: Request | None) -> bool:
+        """Answers one request, `request` if it is here already; False when the
+        connection is idle for too long."""
+        bounds = self._bounds
         idle_until_s = monotonic_s() + bounds.idle_s_max
         while request is None:
-            if frames.begun:
-                raise DeadlinePassed(f"{frames.peer} did not finish its frame")
-            if monotonic_s() >= idle_until_s:
-                return False
             request = frames.receive(
                 requests, until_s=monotonic_s() + bounds.frame_s_max
             )
+            if request is None and frames.begun:
+                raise DeadlinePassed(f"{frames.peer} did not finish its frame")
+            if request is None and monotonic_s() >= idle_until_s:
+                return False
         try:
             if isinstance(request, Follow):
                 self._stream(frames, request)
@@ -321,4 +362,15 @@ def serve(
             "take another port, or 0 for a free one"
         ) from error
     listener.listen(128)
-    return Server(store or Embedded(), listener, bounds=bounds or Bounds())
+    return Server(
+        store or Embedded(),
+        listener,
+        bounds=bounds or Bounds(),
+        credentials=credentials,
+    )
+
+
+def _shut(connection: socket.socket) -> None:
+    """Wakes the thread that waits for it, which closes it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -6,12 +6,11 @@ that does not arrive in time end the connection: there is no way to resynchronis
 a peer that speaks nonsense is not to be trusted with a second try. Memory grows with
 the bytes that arrive, not with the length that is announced.
 
-Left out: authentication. The embedded store serves loopback only; etcd brings its own.
+Left out: who may speak: a connection has proved itself before (trust/wire.py).
 """
 
 from __future__ import annotations
 
-import socket
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +34,7 @@ from twinstep.agent.kv import (
 )
 from twinstep.clock import monotonic_s
 from twinstep.errors import DeadlinePassed, ProtocolError, Refused
+from twinstep.trust.streams import Connection
 
 LENGTH = struct.Struct(">I")
 _RECEIVE_BYTES = 64 * 1024
@@ -100,7 +100,7 @@ class Frames:
     """A connection's frames, one after the other; a frame that has arrived in part
     is kept for the next call."""
 
-    connection: socket.socket
+    connection: Connection
     bytes_max: int
     peer: str
     received: bytearray = field(default_factory=bytearray)

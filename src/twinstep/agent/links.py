@@ -22,12 +22,14 @@ from twinstep.transfer.frame import (
     encode,
     parse_prefix,
 )
+from twinstep.trust import streams
+from twinstep.trust.streams import Connection
 
 Incoming = TypeVar("Incoming")
 
 
 async def read_frame(
-    connection: socket.socket,
+    connection: Connection,
     decoder: msgspec.msgpack.Decoder[Incoming],
     *,
     header_bytes_max: int,
@@ -43,11 +45,10 @@ async def read_frame(
     return decode_header(prefix, await _read(connection, prefix.header_bytes), decoder)
 
 
-async def _read(connection: socket.socket, count: int) -> bytes:
-    loop = asyncio.get_running_loop()
+async def _read(connection: Connection, count: int) -> bytes:
     parts: list[bytes] = []
     while count > 0:
-        part = await loop.sock_recv(connection, min(count, 1 << 20))
+        part = await streams.receive(connection, min(count, 1 << 20))
         if not part:
             raise ConnectionError("the peer closed the connection")
         parts.append(part)
@@ -60,7 +61,7 @@ class Link(Generic[Incoming]):
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: Connection,
         decoder: msgspec.msgpack.Decoder[Incoming],
         *,
         name: str,
@@ -127,15 +128,15 @@ class Link(Generic[Incoming]):
             self.close(f"{self.name}: {error}")
 
     async def _write(self, frame: bytes, descriptors: Sequence[int]) -> None:
-        loop = asyncio.get_running_loop()
         sent = 0
         while descriptors:
+            assert isinstance(self._connection, socket.socket), "a rank's"
             try:
                 sent = socket.send_fds(self._connection, [frame], descriptors)
                 break
             except BlockingIOError:
                 await asyncio.sleep(0.001)
-        await loop.sock_sendall(self._connection, memoryview(frame)[sent:])
+        await streams.send(self._connection, memoryview(frame)[sent:])
 
     async def drained(self) -> None:
         """Everything that was sent so far is with the kernel."""
@@ -204,7 +205,7 @@ async def accept_all(
         attend(connection)
 
 
-def peer_name(connection: socket.socket) -> str:
+def peer_name(connection: Connection) -> str:
     """Who is at the other end, for the log."""
     try:
         name = connection.getpeername()

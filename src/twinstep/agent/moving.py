@@ -8,7 +8,6 @@ A holder writes down that it holds a copy before the sender hears of it.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,13 @@ from twinstep.agent.copies import HELD_ALREADY
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Actions, Worker
 from twinstep.config import Job
-from twinstep.errors import Corrupt, ProtocolError, Refused, TwinstepError
+from twinstep.errors import (
+    Corrupt,
+    DeadlinePassed,
+    ProtocolError,
+    Refused,
+    TwinstepError,
+)
 from twinstep.store.memory import Slot
 from twinstep.transfer.exchange import (
     accept_copy,
@@ -33,6 +38,8 @@ from twinstep.transfer.exchange import (
 from twinstep.transfer.frame import DataHeader, Fetch, Offer
 from twinstep.transfer.sender import hash_copy, merge_digests, verify_copy
 from twinstep.transfer.tcp import TcpChannel, connect
+from twinstep.trust.credentials import NONE, Credentials
+from twinstep.trust.streams import Connection
 
 Post = Callable[[Callable[[], Actions]], "Future[None]"]
 
@@ -52,8 +59,10 @@ class Mover:
         memory: dict[tuple[int, int], Slot],
         post: Post,
         clock: Callable[[], float],
+        credentials: Credentials = NONE,
     ) -> None:
         self._job, self._name, self._worker = job, name, worker
+        self._credentials = credentials
         self._transit = Transit(worker=worker)
         self._memory, self._post, self._clock = memory, post, clock
         self._limits, self._timing = job.transfer, job.timing
@@ -247,6 +256,8 @@ class Mover:
             limits=self._limits,
             connect_s=self._timing.connect_s_max,
             deadline_s=self._timing.transfer_s_max,
+            credentials=self._credentials,
+            job=self._name,
         )
         self._opened(channel, epoch)
         return channel
@@ -263,7 +274,8 @@ class Mover:
                 digests = self._fetch(fetch, view, epoch)
             except Exception as error:
                 reason = str(error) or type(error).__name__
-                corrupt = not isinstance(error, (OSError, Refused))
+                away = (OSError, Refused, DeadlinePassed)
+                corrupt = not isinstance(error, away)
                 self._tell(lambda: transit.fetch_failed(fetch, reason, corrupt=corrupt))
                 return
             self._tell(lambda: transit.fetched(fetch, digests))
@@ -300,8 +312,13 @@ class Mover:
 
     # In: what others offer and ask for. Called in the loop, with the first header.
 
-    def attend(self, connection: socket.socket, header: DataHeader) -> None:
+    def attend(self, connection: Connection, header: DataHeader) -> None:
         """Takes over a connection whose first header was read."""
+        with self._lock:
+            full = self._active >= self._limits.connections_max
+        if full:
+            connection.close()
+            return
         channel = TcpChannel(
             connection, limits=self._limits, deadline_s=self._timing.transfer_s_max
         )

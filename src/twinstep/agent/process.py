@@ -67,6 +67,7 @@ class Agent:
         store: KeyValueStore,
         operator: Operator,
     ) -> None:
+        self.credentials = post.credentials
         self.job, self.post = job, post
         self.grid = Grid(machines=job.machines, ranks_per_machine=job.ranks_per_machine)
         self.loop = asyncio.get_running_loop()
@@ -103,6 +104,7 @@ class Agent:
             memory=self._memory,
             post=self._post,
             clock=clock.now_s,
+            credentials=post.credentials,
         )
         self.rooting = Rooting(self, operator)
         self.seat = Seat(

@@ -12,7 +12,8 @@ Chunk heads are nearly all of one length, so a head costs one call and takes not
 of the payload with it.
 
 Left out: sendfile from the slot, which saves the sender's copy but hands the receiver
-4 KiB fragments: 0.65 of a plain copy where slots have small pages. Encryption.
+4 KiB fragments: 0.65 of a plain copy where slots have small pages. Encryption is the
+connection's affair (trust/streams.py), which is used as a socket is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from twinstep.errors import DeadlinePassed, ProtocolError
 from twinstep.transfer import frame
 from twinstep.transfer.channel import PeerClosed
 from twinstep.transfer.frame import PREFIX_BYTES, DataHeader
+from twinstep.trust.credentials import NONE, Credentials
+from twinstep.trust.handshake import Role, Stranger
+from twinstep.trust.streams import Connection
+from twinstep.trust.wire import secure
 
 _TIMEVAL = struct.Struct("ll")
 
@@ -37,7 +42,7 @@ class TcpChannel:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: Connection,
         *,
         limits: config.Transfer,
         deadline_s: float,
@@ -191,13 +196,21 @@ def connect(
     limits: config.Transfer,
     connect_s: float,
     deadline_s: float,
+    credentials: Credentials = NONE,
+    job: str = "",
 ) -> TcpChannel:
-    """Returns a channel to `address`.
+    """Returns a channel to `address`, both ends proved to be of `job`.
 
-    Raises: DeadlinePassed after `connect_s`, PeerClosed when nobody listens."""
+    Raises: DeadlinePassed after `connect_s`, or as long again for the handshake;
+    PeerClosed when nobody listens, the peer does not prove itself, or it says that we
+    do not; ConfigError without credentials, unless the address is loopback."""
+    credentials.check_host(address[0])
     name = f"{address[0]}:{address[1]}"
     try:
-        sock = socket.create_connection(address, timeout=connect_s)
+        plain = socket.create_connection(address, timeout=connect_s)
+        sock = secure(plain, credentials, role=Role.DATA, job=job, limit_s=connect_s)
+    except (Stranger, DeadlinePassed) as error:
+        raise PeerClosed(f"no connection to {name}: {error}") from error
     except TimeoutError:
         raise DeadlinePassed(
             f"{name} accepted no connection within {connect_s:g} s"
@@ -207,7 +220,7 @@ def connect(
     return TcpChannel(sock, limits=limits, deadline_s=deadline_s, peer=name)
 
 
-def ask_buffers(sock: socket.socket, *, limits: config.Transfer) -> None:
+def ask_buffers(sock: Connection, *, limits: config.Transfer) -> None:
     """Asks for kernel buffers and no delay; a listener passes them on.
 
     A listening socket should be asked too: TCP agrees on its window scale when a
@@ -218,7 +231,7 @@ def ask_buffers(sock: socket.socket, *, limits: config.Transfer) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _name(sock: socket.socket) -> str:
+def _name(sock: Connection) -> str:
     try:
         address = sock.getpeername()
     except OSError:

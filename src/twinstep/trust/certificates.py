@@ -32,7 +32,7 @@ class Certificates:
         self.folder = folder
         self._lock = threading.Lock()
         self._seen: tuple[tuple[int, int, int], ...] = ()
-        self._contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
+        self._contexts: dict[tuple[bool, tuple[str, ...]], ssl.SSLContext] = {}
 
     @property
     def ca(self) -> Path:
@@ -46,45 +46,46 @@ class Certificates:
     def key(self) -> Path:
         return self.folder / KEY
 
-    def client(self) -> ssl.SSLContext:
-        """Returns the context of outgoing connections. Raises: ConfigError."""
-        return self._present()[0]
+    def check(self) -> None:
+        """The files can be used. Raises: ConfigError."""
+        self.context(server=True, protocols=("twinstep",))
 
-    def server(self) -> ssl.SSLContext:
-        """Returns the context of accepted connections. Raises: ConfigError."""
-        return self._present()[1]
+    def context(self, *, server: bool, protocols: tuple[str, ...]) -> ssl.SSLContext:
+        """Returns the context of accepted (`server`) or outgoing connections that are
+        for one of `protocols`.
 
-    def _present(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        Raises: ConfigError when there never were certificates that can be used."""
+        wanted = (server, protocols)
         with self._lock:
             try:
                 seen = tuple(_stamp(path) for path in (self.ca, self.cert, self.key))
-                if self._contexts is None or seen != self._seen:
-                    self._contexts = (
-                        self._context(ssl.PROTOCOL_TLS_CLIENT),
-                        self._context(ssl.PROTOCOL_TLS_SERVER),
-                    )
-                    self._seen = seen
+                if seen != self._seen:
+                    fresh = {key: self._make(*key) for key in (*self._contexts, wanted)}
+                    self._contexts, self._seen = fresh, seen
+                elif wanted not in self._contexts:
+                    self._contexts[wanted] = self._make(*wanted)
             except (OSError, ConfigError) as error:  # SSLError is an OSError
-                if self._contexts is None:
+                if wanted not in self._contexts:
                     raise ConfigError(
                         f"the certificates in {self.folder} cannot be used: {error}; "
                         f"it must hold {CA}, {CERT} and {KEY} as `twinstep certs` "
                         "makes them"
                     ) from error
-            return self._contexts
+            return self._contexts[wanted]
 
-    def _context(self, kind: int) -> ssl.SSLContext:
+    def _make(self, server: bool, protocols: tuple[str, ...]) -> ssl.SSLContext:
         if self.key.stat().st_mode & _OTHERS:
-            raise ConfigError(f"{self.key} can be read by others; chmod 600 {self.key}")
+            raise ConfigError(f"others can read {self.key}; chmod 600 {self.key}")
+        kind = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
         context = ssl.SSLContext(kind)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(self.ca)
         context.load_cert_chain(self.cert, self.key)
-        if kind == ssl.PROTOCOL_TLS_SERVER:
-            # Nothing is resumed, and a client that waits for nothing reads nothing.
-            context.num_tickets = 0
+        context.set_alpn_protocols(list(protocols))
+        if server:
+            context.num_tickets = 0  # nothing is resumed
         return context
 
 

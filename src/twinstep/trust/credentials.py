@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -17,6 +18,15 @@ from typing import final
 from twinstep.config import Trust
 from twinstep.errors import ConfigError
 from twinstep.trust.certificates import Certificates, find_folder
+from twinstep.trust.handshake import (
+    NONCE_BYTES,
+    Handshake,
+    Role,
+    TokenClient,
+    TokenServer,
+)
+from twinstep.trust.streams import Connection, SealedStream
+from twinstep.trust.tls import TlsHandshake
 
 TOKEN_BYTES_MIN = 32
 TOKEN_BYTES_MAX = 4096
@@ -45,6 +55,40 @@ class Credentials:
         if self.certificates is not None:
             return "certificates"
         return "a token" if self.token else "no credentials"
+
+    def client(self, role: Role, *, job: str) -> Handshake | None:
+        """Returns how an outgoing connection proves itself; None where nothing is
+        to be proved."""
+        if self.certificates is not None:
+            return TlsHandshake(
+                self.certificates, server=False, roles=[role], data=self.limits.data
+            )
+        if self.token:
+            nonce = os.urandom(NONCE_BYTES)
+            return TokenClient(self.token, role=role, job=job, nonce=nonce)
+        return None
+
+    def server(self, roles: tuple[Role, ...], *, job: str) -> Handshake | None:
+        """Returns how an accepted connection proves itself, as `client` does."""
+        if self.certificates is not None:
+            return TlsHandshake(
+                self.certificates, server=True, roles=roles, data=self.limits.data
+            )
+        if self.token:
+            nonce = os.urandom(NONCE_BYTES)
+            return TokenServer(self.token, roles=roles, job=job, nonce=nonce)
+        return None
+
+    def carry(self, sock: socket.socket, handshake: Handshake) -> Connection:
+        """Returns what carries the bytes of a connection that has proved itself.
+
+        Raises: Stranger."""
+        if not isinstance(handshake, TlsHandshake):
+            return sock
+        if handshake.role is Role.DATA and self.limits.data == "plain":
+            handshake.let_go()
+            return sock
+        return SealedStream(sock, handshake.link())
 
     def check_host(self, host: str) -> None:
         """Nothing, where speaking with or on `host` is allowed.
@@ -83,7 +127,7 @@ def load(trust: Trust, *, machine: str = "") -> Credentials:
     if trust.certs:
         folder = find_folder(Path(trust.certs).expanduser(), machine=machine)
         certificates = Certificates(folder)
-        certificates.client()  # raises now rather than at the first connection
+        certificates.check()  # now, rather than at the first connection
         return Credentials(certificates=certificates, limits=trust)
     if trust.token_file:
         path = Path(trust.token_file).expanduser()
