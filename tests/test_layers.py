@@ -43,6 +43,7 @@ LAYERS = (
     "explain_view",
     "launcher",
     "joining",
+    "launch_pods",
     "inject",
     "sim",
     "dashboard",

@@ -147,7 +147,8 @@ def join(
         str, typer.Option(help="Address others reach it at; found by the store's.")
     ] = "",
     standby: Annotated[
-        bool, typer.Option("--standby", help="Wait, to replace a lost machine.")
+        bool,
+        typer.Option("--standby/--trains", help="Wait, to replace a lost machine."),
     ] = False,
     operator: Annotated[
         str, typer.Option(help=f"Who gives machines: {', '.join(OPERATORS)}.")

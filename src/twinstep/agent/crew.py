@@ -78,6 +78,8 @@ class Crew:
         self._round = 0
         self._members: dict[int, _Member] = {}  # by request
         self._stopping = False
+        self.is_warm = not job.warm
+        """Ranks can be started without waiting for imports, as far as that goes."""
         self._ranks = self._started()
 
     def _started(self) -> Ranks:
@@ -179,8 +181,10 @@ class Crew:
                         if member.pid == pid:
                             self._ended(member, status, "")
                 case WarmGone():
+                    self.is_warm = False
                     self._renew()
                 case Ready(failed=failed, threads=threads):
+                    self.is_warm = True
                     if threads > 1:
                         print(
                             f"twinstep: {self._name}: a module of `preload` left "

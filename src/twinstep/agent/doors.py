@@ -222,6 +222,11 @@ class Doors:
 
     # The root.
 
+    @property
+    def is_attached(self) -> bool:
+        """There is a connection to the root."""
+        return self._root is not None
+
     def tell_root(self, message: say.ToRoot) -> None:
         """The message waits to be written, if there is a connection; what the root
         must not miss is said again by the next one (Worker.root_here)."""

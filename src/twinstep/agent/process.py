@@ -23,6 +23,7 @@ from twinstep import clock
 from twinstep.agent import actions as do, links, looking
 from twinstep.agent.crew import Command, Crew
 from twinstep.agent.doors import Doors
+from twinstep.agent.health_http import HealthServer, lacks
 from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
 from twinstep.agent.moving import Mover
@@ -118,6 +119,25 @@ class Agent:
             log=self.log,
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._health = HealthServer(post.host, job.health.port, lambda: lacks(self))
+
+    # What a prober is told (health_http.py).
+
+    @property
+    def is_attached(self) -> bool:
+        return self.rooting.is_root or self.doors.is_attached
+
+    @property
+    def has_place(self) -> bool:
+        return self.worker.machine_rank >= 0
+
+    @property
+    def is_warm(self) -> bool:
+        return self.crew.is_warm
+
+    @property
+    def reserved_bytes(self) -> int:
+        return sum(reservation.reserved_bytes for reservation in self._reservations)
 
     def _rank_ended(self, round: int, rank: int, status: int, tail: list[str]) -> None:
         self.carry(self._lookout.rank_ended(round, rank, status, tail))
@@ -132,6 +152,8 @@ class Agent:
         assert isinstance(join, do.TellRoot)
         value = msgspec.json.encode(join.message)
         try:
+            if self.job.health.port:
+                await self._health.open()
             await self.loop.run_in_executor(None, self.seat.take, value)
             return await self._left
         except TwinstepError as error:
@@ -154,6 +176,7 @@ class Agent:
         self.rooting.close()
         self.seat.leave()
         self.doors.close()
+        self._health.close()
         self.crew.close()
         looking.tidy(self.post.folder)
         looking.tidy(self.post.folder)
@@ -274,8 +297,9 @@ class Agent:
     async def _reserve(self, action: do.ReserveSlots) -> None:
         """Reserves and touches slots in a thread: that takes seconds per GB."""
         limit = self.job.memory_bytes_max
-        held = sum(r.reserved_bytes for r in self._reservations)
-        available = min(available_bytes(), limit - held) if limit else None
+        available = (
+            min(available_bytes(), limit - self.reserved_bytes) if limit else None
+        )
         margin = {"margin_bytes": 0} if limit else {}
         try:
             reservation = await self.loop.run_in_executor(

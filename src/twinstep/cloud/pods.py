@@ -191,7 +191,11 @@ def pod_for(
         affinity["nodeAffinity"] = not_on(_part(affinity, "nodeAffinity"), avoid)
     made: Object = {"name": name, "labels": labels, "annotations": notes}
     if owners:
-        made["ownerReferences"] = [dict(owner) for owner in owners]
+        # Not as their controller: a Job's would release a pod it has not made.
+        keys = ("apiVersion", "kind", "name", "uid")
+        # Not as their controller: a Job's would release a pod it has not made.
+        keys = ("apiVersion", "kind", "name", "uid")
+        made["ownerReferences"] = [{key: o[key] for key in keys} for o in owners]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": made, "spec": spec}
 
 
