@@ -249,7 +249,7 @@ def test_a_renewal_is_made_on_another_connection_when_one_is_silent(
         lease = nodes.open().grant(10)
         began_s = monotonic_s()
         assert etcd.EtcdLease(store._gateway, lease.id, ttl_s=10).renew()
-        assert relay.accepted == 3
+        assert relay.accepted >= 3
         assert monotonic_s() - began_s < 10
         store.close()
 

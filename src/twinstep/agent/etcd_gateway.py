@@ -4,7 +4,7 @@ Every call ends by its deadline. One that does no harm when it is done twice (re
 lease renewals and revocations) is made again wherever it failed, and, while there is
 no answer, on further connections too, `hedge_s` and more after the one before: the
 first answer wins. A lost packet, a stopped member or a dead host then costs a renewal
-0.15 s and not its lease. A transaction is made once. It goes to another endpoint only
+0.1 s and not its lease. A transaction is made once. It goes to another endpoint only
 if it surely was not done: it could not be handed to the kernel whole, or etcd said so.
 
 Endpoints are taken in turn from one chosen at random, and kept while they answer.
@@ -44,11 +44,11 @@ BROKEN = (OSError, ProtocolError, DeadlinePassed)
 class Bounds:
     """How long a connection may be silent, and how many there are."""
 
-    hedge_s: float = 0.15
+    hedge_s: float = 0.1
     """A hedged call without an answer for so long is made on one more connection. TCP
     sends a lost packet again after 0.2 s at the earliest."""
-    hedge_growth: float = 1.25
-    """Each further one waits so much longer: seven in 2 s. None is given up before the
+    hedge_growth: float = 1.1
+    """Each further one waits so much longer: eight in 1 s. None is given up before the
     deadline, or an etcd whose answers take long would be asked for ever and never
     heard. Some come to nothing: a member that follows a stopped leader passes renewals
     on to it, until it knows of another."""
@@ -59,6 +59,10 @@ class Bounds:
     connect_s_max: float = 0.5
     """One attempt to connect; the kernel repeats a lost first packet after 1 s, a new
     attempt is sooner."""
+    warm_s: float = 0.02
+    """A hedged call looks again after this time for a connection that is being made."""
+    warm_min: int = 3
+    """So many connections to an endpoint wait ready once a call had to be hedged."""
     pause_s: float = 0.05
     """After an endpoint failed, before the next is asked."""
     response_bytes_max: int = 96 * 1024 * 1024
@@ -83,6 +87,7 @@ class Gateway:
         self._idle: dict[int, list[Link]] = defaultdict(list)
         self._late: list[tuple[int, Link]] = []
         self._busy: set[Link] = set()
+        self._warming: set[int] = set()
         self._token: str | None = None
         self._authenticating = threading.Lock()
         self._closed = False
@@ -141,9 +146,7 @@ class Gateway:
 
     # Connections.
 
-    def take(
-        self, index: int, until_s: float, *, connect_s_max: float | None = None
-    ) -> Link:
+    def take(self, index: int, until_s: float) -> Link:
         """Returns a connection to an endpoint that waits for no answer, to be put
         back or dropped. Raises: OSError, DeadlinePassed."""
         with self._lock:
@@ -163,7 +166,7 @@ class Gateway:
             link = connect(
                 endpoint,
                 self._context,
-                connect_s_max=min(left_s, connect_s_max or self.bounds.connect_s_max),
+                connect_s_max=min(left_s, self.bounds.connect_s_max),
                 bytes_max=self.bounds.response_bytes_max,
             )
         except OSError as error:
@@ -173,6 +176,47 @@ class Gateway:
             if self._closed:
                 link.interrupt()
         return link
+
+    def warmest(self, index: int) -> int | None:
+        """Returns the endpoint, from `index` on, that has a connection ready."""
+        count = len(self.address.endpoints)
+        with self._lock:
+            self._look_at_late()
+            for number in range(index, index + count):
+                if self._idle[number % count]:
+                    return number % count
+        return None
+
+    def warm(self, index: int) -> None:
+        """A thread makes connections to an endpoint ready, unless one does already."""
+        with self._lock:
+            enough = len(self._idle[index]) >= self.bounds.warm_min
+            if self._closed or enough or index in self._warming:
+                return
+            self._warming.add(index)
+        threading.Thread(
+            target=self._warm, args=(index,), name="twinstep-etcd-warm", daemon=True
+        ).start()
+
+    def _warm(self, index: int) -> None:
+        try:
+            while True:
+                link = connect(
+                    self.address.endpoints[index],
+                    self._context,
+                    connect_s_max=self.bounds.connect_s_max,
+                    bytes_max=self.bounds.response_bytes_max,
+                )
+                with self._lock:
+                    self._keep(index, link)
+                    kept = len(self._idle[index])
+                    if self._closed or not 0 < kept < self.bounds.warm_min:
+                        return
+        except OSError:
+            pass  # whoever wants one asks again
+        finally:
+            with self._lock:
+                self._warming.discard(index)
 
     def put_back(self, index: int, link: Link) -> None:
         """Its answer has been read."""
@@ -270,13 +314,19 @@ class _Call:
         gateway = self._gateway
         count = len(gateway.address.endpoints)
         index = (gateway.turn + len(self._flights)) % count
+        if self._flights:
+            # While others are under way, to wait for a connection is to wait with all.
+            gateway.warm(index)
+            warm = gateway.warmest(index)
+            if warm is None:
+                self._next_s = monotonic_s() + gateway.bounds.warm_s
+                return
+            index = warm
         try:
             headers: list[tuple[str, str]] = []
             if self._path != AUTHENTICATE:
                 headers = gateway.headers(self._until_s)
-            # While others are under way, to wait for a connection is to wait with all.
-            brief_s = gateway.bounds.hedge_s if self._flights else None
-            link = gateway.take(index, self._until_s, connect_s_max=brief_s)
+            link = gateway.take(index, self._until_s)
             try:
                 link.send(self._path, self._body, headers, self._until_s)
             except (OSError, DeadlinePassed):

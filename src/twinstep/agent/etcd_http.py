@@ -27,6 +27,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import h11
 
+from twinstep.agent.dialing import dial
 from twinstep.clock import monotonic_s
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError
 
@@ -283,8 +284,9 @@ def connect(
     bytes_max: int,
 ) -> Link:
     """Returns a new link, its TLS handshake done. Raises: OSError."""
-    address = (endpoint.host, endpoint.port)
-    connection = socket.create_connection(address, timeout=connect_s_max)
+    until_s = monotonic_s() + connect_s_max
+    connection = dial(endpoint.host, endpoint.port, until_s=until_s)
+    connection.settimeout(connect_s_max)
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _TCP:

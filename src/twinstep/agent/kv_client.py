@@ -1,6 +1,7 @@
 """Reaches a key-value store that another process embeds.
 
-One connection carries calls, one at a time; each watch has its own. A call that finds
+One connection carries calls, one at a time; each watch has its own, and renewals of
+leases have some of theirs (kv_lines.py). A call that finds
 its connection closed opens another and tries again until its deadline, if doing it
 twice is doing it once; a transaction is sent again only when it surely was not done,
 that is, when no byte of it has left. An answer that comes too late is thrown away with
@@ -19,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+from twinstep.agent.dialing import dial
 from twinstep.agent.kv import (
     Changes,
     Compare,
@@ -37,6 +39,7 @@ from twinstep.agent.kv import (
     Revoke,
     Transact,
 )
+from twinstep.agent.kv_lines import Lines
 from twinstep.agent.kv_wire import Bounds, Frames, encode, raise_failure, responses
 from twinstep.clock import monotonic_s
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError
@@ -76,6 +79,11 @@ class Client:
         self._watches: set[RemoteWatch] = set()
         self._frames: Frames | None = None
         self._closed = False
+        self._lines = Lines(
+            lambda: Client(
+                address, call_s_max=call_s_max, bounds=bounds, credentials=credentials
+            )
+        )
 
     def get(self, prefix: str) -> tuple[int, Mapping[str, Item]]:
         response = self.call(Get(prefix=prefix))
@@ -107,6 +115,7 @@ class Client:
 
     def close(self) -> None:
         self._closed = True
+        self._lines.close()
         with self._watches_lock:
             watches = list(self._watches)
         for watch in watches:
@@ -141,6 +150,11 @@ class Client:
         if isinstance(response, Failed):
             raise_failure(response)
         return response
+
+    def call_hedged(self, request: Request) -> Any:
+        """As `call`, on further connections while there is no answer; for what may be
+        done twice."""
+        return self._lines.call(request, call_s_max=self._call_s_max)
 
     def _exchange(self, name: str, request: Request, frame: bytes, until_s: float):
         failed: Exception | None = None
@@ -183,7 +197,7 @@ class Client:
 
         Raises: OSError, ProtocolError, DeadlinePassed."""
         left_s = max(until_s - monotonic_s(), 1e-3)
-        plain = socket.create_connection(self._target, timeout=left_s)
+        plain = dial(*self._target, until_s=monotonic_s() + left_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = secure(
             plain,
@@ -213,7 +227,7 @@ class RemoteLease:
         self.id, self.ttl_s = lease, ttl_s
 
     def renew(self) -> bool:
-        response = self._client.call(Renew(lease=self.id))
+        response = self._client.call_hedged(Renew(lease=self.id))
         if not isinstance(response, Done):
             raise _wrong(self._client.address, response)
         return response.done

@@ -57,7 +57,7 @@ class Bounds:
     response_bytes_max: int = 96 * 1024 * 1024
     """Everything the store may hold (64 MiB) with its keys' and revisions' bytes."""
     connections_max: int = 1024
-    """Three an agent."""
+    """Three an agent, and ten where its link loses much."""
     frame_s_max: float = 5.0
     """A frame that has begun is complete within this time, or the peer is dropped."""
     idle_s_max: float = 600.0

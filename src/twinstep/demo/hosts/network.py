@@ -90,13 +90,14 @@ def _refused() -> str:
 
 @final
 class Network:
-    """`count` hosts and their switch, from now until `close`.
+    """Hosts 1 to `count`, others by their numbers, and the switch, until `close`.
 
     Raises: UsageError with what the kernel refused."""
 
-    def __init__(self, count: int) -> None:
-        assert 1 <= count <= HOSTS_MAX, count
-        self.hosts = range(1, count + 1)
+    def __init__(self, count: int, *others: int) -> None:
+        self.hosts = (*range(1, count + 1), *others)
+        assert 1 <= len(self.hosts) <= HOSTS_MAX, self.hosts
+        assert len({*self.hosts, 0, SWITCH}) == len(self.hosts) + 2, self.hosts
         self.links = Links()
         self._folder = Path(tempfile.mkdtemp(prefix="twinstep-hosts-"))
         self._names = self._folder / "hosts"
@@ -122,10 +123,6 @@ class Network:
     @staticmethod
     def address(host: int) -> str:
         return f"{NET}.{host}"
-
-    def host_of(self, address: str) -> int:
-        """The number of the host that has an address."""
-        return int(address.rpartition(".")[2])
 
     def close(self) -> None:
         """The hosts are gone as soon as nothing runs on them."""
