@@ -202,6 +202,8 @@ def test_a_connection_is_made_in_time_or_not_at_all() -> None:
             first = await links.connect("127.0.0.1", port, connect_s_max=5.0)
             second = await asyncio.wait_for(accepted.get(), 5)
             assert links.peer_name(first) == f"127.0.0.1:{port}"
+            for end in (first, second):  # small words do not wait for each other
+                assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             first.close()
             second.close()
             task.cancel()
