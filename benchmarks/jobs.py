@@ -26,6 +26,7 @@ preload = ["torch", "torch._dynamo", "torch.distributed.optim",
            "twinstep.adapters.torch", "twinstep.session"]
 [timing]
 hang_s_min = 600.0
+deadlock_s_min = 600.0
 """
 Found = TypeVar("Found")
 
@@ -43,6 +44,7 @@ class Job:
         ranks_per_machine: int = 1,
         copies: int = 1,
         standbys: int = 0,
+        options: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True)
         self.log, self.folder = folder / "log", folder / "job"
@@ -52,6 +54,7 @@ class Job:
         command += ["--job", str(self.folder), "--machines", str(machines)]
         command += ["--ranks-per-machine", str(ranks_per_machine)]
         command += ["--copies", str(copies), "--standby", str(standbys)]
+        command += options
         self.process = start([*command, str(script), *arguments], self.log)
         self._view: JobView | None = None
 
