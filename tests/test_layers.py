@@ -22,6 +22,7 @@ LAYERS = (
     "clock",
     "cloud_settings",
     "config",
+    "launched",
     "environment",
     "trust",
     "capture",
@@ -35,6 +36,7 @@ LAYERS = (
     "cloud",
     "adapters",
     "last_word",
+    "arriving",
     "loading",
     "session",
     "jobs",
@@ -44,6 +46,7 @@ LAYERS = (
     "launcher",
     "joining",
     "launch_pods",
+    "guesthouse",
     "inject",
     "sim",
     "dashboard",
@@ -73,6 +76,7 @@ ENVIRONMENT_READERS = ("environment.py", "cli.py", "agent/script.py")
 ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb"}
 
 PURE = (
+    "launched.py",
     "capture/manifest.py",
     "placement/",
     "schedule/timetable.py",
@@ -88,6 +92,7 @@ PURE = (
     "agent/requests.py",
     "agent/copies.py",
     "agent/election.py",
+    "agent/guestbook.py",
     "agent/health.py",
     "agent/kv_ledger.py",
     "agent/messages.py",

@@ -88,6 +88,9 @@ class Timing:
     else waits for it."""
     ask_again_s: float = 30.0
     """After the operator had no machine, it is asked again this much later."""
+    return_s_max: float = 60.0
+    """Under another launcher (torchrun, srun, mpirun): once no rank is left on a
+    machine, and no launcher to start one, its agent keeps the memory for so long."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -2,18 +2,21 @@
 
 Launchers speak through the environment; the rest of the library takes arguments. A
 rank started by `twinstep run` finds, besides what torchrun sets, the socket of its
-machine's agent and the round it belongs to.
+machine's agent and the round it belongs to. One that torchrun, srun or mpirun started
+finds neither: what it finds is launched.py's to read.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinstep.errors import ConfigError
+from twinstep.launched import Launch, place_of
 
 AGENT = "TWINSTEP_AGENT"
 ROUND = "TWINSTEP_ROUND"
@@ -53,6 +56,11 @@ def rank_place(environment: Mapping[str, str] | None = None) -> RankPlace | None
             f"{AGENT} is set, but RANK, LOCAL_RANK, LOCAL_WORLD_SIZE or {ROUND} is "
             f"not a number ({error}); start the script with `twinstep run`"
         ) from error
+
+
+def launch() -> Launch | None:
+    """Returns where another launcher put this process; None where none did."""
+    return place_of(os.environ, parent=os.getppid(), computer=socket.gethostname())
 
 
 def rank_environment(

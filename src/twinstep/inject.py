@@ -41,8 +41,13 @@ def stop_rank(status: Status, rank: int) -> Injury:
 def kill_machine(status: Status, machine: str) -> Injury:
     """SIGKILL for a machine's agent and all its ranks at once: its memory is lost."""
     found = find_machine(status, machine)
-    os.killpg(_group(found), signal.SIGKILL)
-    detail = f"SIGKILL to process group {found.group}"
+    group = _group(found)
+    detail = f"SIGKILL to process group {group}"
+    if _hosts_guests(group):  # each rank has a group of its launcher's making
+        for rank in found.ranks:
+            _signal_rank(status, rank, signal.SIGKILL)
+        detail += f" and to ranks {', '.join(map(str, sorted(found.ranks)))}"
+    os.killpg(group, signal.SIGKILL)
     return Injury(kind="kill-machine", who=found.machine, detail=detail)
 
 
@@ -102,7 +107,7 @@ def _signal_rank(status: Status, rank: int, number: int) -> None:
     except OSError as error:
         raise UsageError(f"rank {rank} (process {pid}) is gone: {error}") from error
     try:
-        if os.getpgid(pid) != group:
+        if os.getpgid(pid) != group and not _hosts_guests(group):
             raise UsageError(f"process {pid} is not rank {rank} any more; try again")
         signal.pidfd_send_signal(descriptor, number)
     except OSError as error:
@@ -113,17 +118,27 @@ def _signal_rank(status: Status, rank: int, number: int) -> None:
 
 def _group(found: MachineStatus) -> int:
     """The process group of a machine that still lives, named as its agent."""
-    path = Path(f"/proc/{found.group}/cmdline")
-    try:
-        words = path.read_bytes().split(b"\0")
-    except OSError:
-        words = []
-    if b"twinstep.cloud.start" not in words or found.machine.encode() not in words:
+    words = _words(found.group)
+    agent = b"twinstep.cloud.start" in words or b"twinstep.guesthouse" in words
+    if not agent or found.machine.encode() not in words:
         raise UsageError(
             f"{found.machine} (process group {found.group}) is gone; look again with "
             "`twinstep status`"
         )
     return found.group
+
+
+def _hosts_guests(agent: int) -> bool:
+    """Whether an agent that lives leaves it to another launcher to start its ranks."""
+    return b"twinstep.guesthouse" in _words(agent)
+
+
+def _words(pid: int) -> list[bytes]:
+    """The command line of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _all_slots(pid: int) -> list[tuple[int, Path]]:

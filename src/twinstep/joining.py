@@ -56,21 +56,37 @@ def join(
     Returns: the status that the job has ended with, if it has ended.
     Raises: UsageError, DeadlinePassed when the store does not answer."""
     path = check_script(script)
-    name = _check_name(machine or socket.gethostname().split(".")[0])
+    name = check_name(machine or socket.gethostname().split(".")[0])
     if not job.store:
         raise UsageError(
             "no key-value store is named; give --store etcd://HOST:2379/JOB, or "
             "HOST:PORT of a `twinstep store`"
         )
-    job_name = _job_name(job.store)
     check_kind(operator)
-    credentials = load(job.trust, machine=name)
-    address = host or _own_address(job.store)
-    credentials.check_host(address)
+    address = host or own_address(job.store)
+    agreed = enrol(job, str(path), arguments, machine=name, host=address)
+    if isinstance(agreed, Result):
+        return _tell(agreed)
+    there = check_folder(folder or jobs_folder() / agreed.name, machine=name)
+    write_job(there, agreed)
+    line = start.command(there, name, standby=standby, host=address, operator=operator)
+    print(f"twinstep: machine {name} ({address}) joins job {agreed.name}", flush=True)
+    os.execv(line[0], line)
+
+
+def enrol(
+    job: Job, script: str, arguments: Sequence[str], *, machine: str, host: str
+) -> JobFile | Result:
+    """Returns the job as all its machines have it; or its result, if it is over.
+
+    Raises: UsageError, DeadlinePassed when the store does not answer."""
+    job_name = _job_name(job.store)
+    credentials = load(job.trust, machine=machine)
+    credentials.check_host(host)
     with closing(stores.open_store(job.store, credentials=credentials)) as store:
         ended = result_of(store)
         if ended is not None:
-            return _tell(ended)
+            return ended
         known = published(store)
         mine = JobFile(
             name=known.name if known else job_name,
@@ -78,17 +94,12 @@ def join(
             started_s=known.started_s if known else clock.now_s(),
             store=job.store,
             job=job,
-            script=str(path),
+            script=script,
             arguments=tuple(arguments),
             folder=str(Path.cwd()),
             environment=_environment(job),
         )
-        agreed = agree(store, mine)
-    there = check_folder(folder or jobs_folder() / agreed.name, machine=name)
-    write_job(there, agreed)
-    line = start.command(there, name, standby=standby, host=address, operator=operator)
-    print(f"twinstep: machine {name} ({address}) joins job {agreed.name}", flush=True)
-    os.execv(line[0], line)
+        return agree(store, mine)
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -106,10 +117,10 @@ def _job_name(address: str) -> str:
             f"the address {address} names no job, and an etcd may serve many; end it "
             "with one: etcd://HOST:2379/my-run"
         )
-    return _check_name(name)
+    return check_name(name)
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
     if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
         raise UsageError(
             f"a name of a machine or job is {name!r}; use letters, digits, - . and _"
@@ -119,7 +130,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _own_address(store: str) -> str:
+def own_address(store: str) -> str:
     """The address this machine has on the way to the store; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -29,16 +29,16 @@ _prepared: list[RankPlace] = []
 
 def prepare(place: RankPlace) -> None:
     """A usage error that nobody catches is said to the agent from now on."""
-    if _prepared:
-        return
     _prepared.append(place)
+    if len(_prepared) > 1:
+        return
     former = sys.excepthook
 
     def last(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         if isinstance(error, UsageError):
-            _say(place, describe(error, trace))
+            _say(_prepared[-1], describe(error, trace))
         former(kind, error, trace)
 
     sys.excepthook = last

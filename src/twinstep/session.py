@@ -20,6 +20,7 @@ out: frameworks (adapters), which step is captured (agent), where copies go (pla
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from twinstep.adapters.choice import adapter_for
 from twinstep.agent import messages as say
 from twinstep.agent.own_stack import show_when_asked
 from twinstep.agent.tether import Tether
+from twinstep.arriving import reach
 from twinstep.capture.snapshot import (
     Digests,
     Held,
@@ -40,7 +42,7 @@ from twinstep.capture.snapshot import (
     StateAdapter,
     cut,
 )
-from twinstep.environment import RankPlace, rank_place
+from twinstep.environment import RankPlace, launch, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
 from twinstep.store.memory import Slot, adopt
@@ -80,13 +82,14 @@ class Session:
       objects: the state by name: modules, optimizers, schedulers, scalers, loaders,
         anything with state_dict and load_state_dict, and lists or dicts of them.
 
-    Without `twinstep run` the session works and protects nothing; it says so once.
+    A session that is started by hand works and protects nothing; it says so once.
 
     Raises: OrderError for a second session in a process; StateError for an object
         that cannot be captured, by its name."""
 
     def __init__(self, **objects: object) -> None:
         self._place: RankPlace | None = rank_place()
+        self._launch = launch() if self._place is None else None
         if self._place is not None:
             last_word.prepare(self._place)
             show_when_asked()
@@ -119,13 +122,16 @@ class Session:
         for warning in self._adapter.warnings:
             self._say(warning)
         step = 0
-        if self._place is None:
+        reached = reach(self._place, self._launch, connect_s_max=CONNECT_S_MAX)
+        if reached is None:
             self._say(
-                "not started by `twinstep run`: no step is protected. Start the "
-                "script with `twinstep run script.py`"
+                "started by hand: no step is protected. Start the script with "
+                "`twinstep run`, torchrun, srun or mpirun"
             )
         else:
-            self._tether = Tether(self._place.agent, connect_s_max=CONNECT_S_MAX)
+            self._tether, self._place = reached
+            if self._launch:  # nobody else sees how such a rank ends
+                atexit.register(self._exits)
             step = load(self._tether, self._adapter, self._place)
             self._thread = threading.Thread(
                 target=self._listen, name="twinstep-twin", daemon=True
@@ -188,6 +194,12 @@ class Session:
 
     def close(self) -> None:
         """The session ends; the agent keeps what was captured. Safe to repeat."""
+        self._close(well=True)
+
+    def _exits(self) -> None:
+        self._close(well=not hasattr(sys, "last_value"))
+
+    def _close(self, *, well: bool) -> None:
         if self not in _present:
             return
         _present.remove(self)
@@ -196,7 +208,8 @@ class Session:
             self._unfence()
         if self._tether is not None and self._place is not None:
             place, step = self._place, max(0, self._standing.step)
-            self._send(say.Leaving(rank=place.rank, round=place.round, step=step))
+            if well:
+                self._send(say.Leaving(rank=place.rank, round=place.round, step=step))
             self._tether.close()
         if self._thread is not None:
             self._thread.join(timeout=CONNECT_S_MAX)
@@ -213,7 +226,7 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close(well=error is None)
 
     # In the training thread.
 
@@ -303,6 +316,8 @@ class Session:
                 for slot in slots.values():
                     slot.close()
                 self._say(message.reason)
+            case say.Admit():
+                pass  # said once, before there was a session
             case say.Welcome():
                 for slot in tether.take(len(message.slots)):
                     adopt(slot).close()

@@ -96,3 +96,21 @@ def test_a_new_root_recalls_places_and_who_is_lost() -> None:
     assert one.recall(plan, alive={"m0"}) == ["m2"]
     assert one.vacated == {1: "m1", 2: "m2"}
     assert [name for name, _ in one.to_ask()] == ["m1", "m2"], "under the same names"
+
+
+def test_places_follow_the_launcher_once_it_has_given_them_all() -> None:
+    one = roster("m0", "m1", machines=2)
+    one.gather()
+    assert one.follow({}) == [] and one.vacant() == [0, 1]
+    assert one.follow({"m1": 0}) == [] and one.vacant() == [1]
+    # A machine that came anew, and one that was given another place than before.
+    assert one.follow({"m1": 0, "m2": 1}) == [("m1", 0), ("m2", 1)]
+    assert one.members == ["m1", "m2"] and one.vacant() == []
+    assert one.follow({"m1": 0, "m2": 1}) == []
+
+
+def test_of_two_machines_that_want_one_place_one_is_waited_out() -> None:
+    one = roster("m0", "m1", machines=2)
+    one.gather()
+    assert one.follow({"m0": 0, "m1": 1, "m2": 1}) == []
+    assert one.vacant() == [1] and one.members == ["m0", "m1"]

@@ -21,6 +21,7 @@ from msgspec.msgpack import Decoder
 
 from twinstep import clock
 from twinstep.agent import links, messages as say
+from twinstep.agent.guests import Guests
 from twinstep.errors import DeadlinePassed, ProtocolError, TwinstepError
 from twinstep.transfer.frame import Fetch, Offer, encode
 from twinstep.trust import streams
@@ -191,8 +192,12 @@ class Doors:
     def _greet_rank(self, connection: socket.socket) -> None:
         agent = self._agent
         link = self._link(connection, _from_rank, "a rank")
+        guests = agent.crew if isinstance(agent.crew, Guests) else None
 
         def hear(message: say.FromRank) -> None:
+            if guests and isinstance(message, say.Arrive | say.Leaving):
+                guests.hear(message, link, links.peer_pid(connection))
+                return
             if isinstance(message, say.Hello):
                 link.name = f"rank {message.rank}"
                 self._ranks[message.rank] = link
@@ -204,7 +209,7 @@ class Doors:
                 return
             agent.carry(agent.worker.from_rank(message))
 
-        link.start(hear, lambda _reason: None)
+        link.start(hear, lambda _reason: guests.parts(link) if guests else None)
 
     def tell_rank(
         self, rank: int, message: say.ToRank, descriptors: Sequence[int]

@@ -73,8 +73,14 @@ class StepWatch:
         return now_s - self.last_s > self.silence_s_max
 
 
+UNKNOWN = 256
+"""The status of a process that ended, and whose parent alone knows how."""
+
+
 def ending(status: int) -> str:
     """How a process ended, in words."""
+    if status == UNKNOWN:
+        return "ended (its launcher knows how)"
     if status < 0:
         return f"was killed by signal {-status}"
     return f"ended with status {status}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -206,6 +207,13 @@ async def accept_all(
     while True:
         connection, _ = await loop.sock_accept(listener)
         attend(connection)
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """The process at the other end of a Unix socket; 0 when this process cannot see
+    it, or it is gone."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(raw[:4], sys.byteorder)
 
 
 def peer_name(connection: Connection) -> str:

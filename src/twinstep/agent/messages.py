@@ -12,6 +12,8 @@ from typing import TypeAlias
 import msgspec
 
 from twinstep.agent.rank_messages import (
+    Admit as Admit,
+    Arrive as Arrive,
     BadCopy as BadCopy,
     Capture as Capture,
     Captured as Captured,
@@ -87,6 +89,9 @@ class Inventory(Message, frozen=True, kw_only=True, tag=True):
     """The last step that a rank of the machine stood at."""
     master_port: int
     """A port that is free on this machine, should rank 0 run here."""
+    place: int = -1
+    """The machine rank that another launcher gave the ranks that wait here; -1 while
+    none wait, and where the agents start the ranks."""
 
 
 class Held(Message, frozen=True, kw_only=True, tag=True):

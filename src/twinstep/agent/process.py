@@ -23,6 +23,7 @@ from twinstep import clock
 from twinstep.agent import actions as do, links, looking
 from twinstep.agent.crew import Command, Crew
 from twinstep.agent.doors import Doors
+from twinstep.agent.guests import ENDED, Events, Guests
 from twinstep.agent.health_http import HealthServer, lacks
 from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
@@ -53,6 +54,8 @@ class Post:
     standby: bool = False
     credentials: Credentials = NONE
     """What it proves to others, and wants to see proved."""
+    guests: bool = False
+    """Another launcher starts the ranks; then there is no command."""
     started_s: float = 0.0
     """When the job started, by clock.now_s(): what the event log counts from."""
 
@@ -64,7 +67,7 @@ class Agent:
         self,
         job: Job,
         post: Post,
-        command: Command,
+        command: Command | None,
         store: KeyValueStore,
         operator: Operator,
     ) -> None:
@@ -91,13 +94,7 @@ class Agent:
         self._looker = looking.Looker(
             job.health, post.folder, log=lambda text: self.log(text)
         )
-        self.crew = Crew(
-            job,
-            command,
-            name=post.name,
-            socket_path=self.doors.path,
-            on_exit=self._rank_ended,
-        )
+        self.crew = self._crew(command)
         self.mover = Mover(
             job=job,
             name=post.job_name,
@@ -139,6 +136,26 @@ class Agent:
     def reserved_bytes(self) -> int:
         return sum(reservation.reserved_bytes for reservation in self._reservations)
 
+    def _crew(self, command: Command | None) -> Crew | Guests:
+        if command is not None:
+            return Crew(
+                self.job,
+                command,
+                name=self.post.name,
+                socket_path=self.doors.path,
+                on_exit=self._rank_ended,
+            )
+        return Guests(
+            self.grid,
+            ended=self.post.folder / f"{self.post.name}{ENDED}",
+            return_s_max=self.job.timing.return_s_max,
+            events=Events(
+                exited=self._rank_ended,
+                waits=lambda place: self.carry(self.worker.waits(place)),
+                alone=lambda reason: self.leave(1, reason),
+            ),
+        )
+
     def _rank_ended(self, round: int, rank: int, status: int, tail: list[str]) -> None:
         self.carry(self._lookout.rank_ended(round, rank, status, tail))
 
@@ -171,7 +188,8 @@ class Agent:
     def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self.crew.stop()
+        if not isinstance(self.crew, Guests) or self._status():
+            self.crew.stop()  # guests that go on without protection are let go
         self.mover.close()
         self.rooting.close()
         self.seat.leave()
@@ -182,6 +200,9 @@ class Agent:
         looking.tidy(self.post.folder)
         for reservation in self._reservations:
             reservation.close()
+
+    def _status(self) -> int:
+        return self._left.result() if self._left.done() else 1
 
     def _begin_task(self, work: Coroutine[None, None, None]) -> None:
         self._tasks = [task for task in self._tasks if not task.done()]
@@ -268,7 +289,10 @@ class Agent:
                 self._look(action)
             case do.Log(text=text):
                 self.log(text)
-            case do.Leave(status=status):
+            case do.Leave(status=status, reason=reason):
+                if isinstance(self.crew, Guests):
+                    self.crew.leave(status, reason)
+                    self.log(reason)
                 self.leave(status, "")  # the launcher tells the reason
 
     def _look(self, action: do.LookAtRanks) -> None:
@@ -316,9 +340,16 @@ class Agent:
 
 
 def serve(
-    job: Job, post: Post, command: Command, store: KeyValueStore, operator: Operator
+    job: Job,
+    post: Post,
+    command: Command | None,
+    store: KeyValueStore,
+    operator: Operator,
 ) -> int:
-    """Runs an agent until its job is over; returns its status."""
+    """Runs an agent until its job is over; returns its status.
+
+    Args:
+      command: what ranks run; None where another launcher starts them (post.guests)."""
 
     async def run() -> int:
         return await Agent(job, post, command, store, operator).run()

@@ -18,6 +18,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 # Rank to agent, over a Unix socket.
 
 
+class Arrive(Message, frozen=True, kw_only=True, tag=True):
+    """A rank that another launcher started is here, and asks to train.
+
+    It has no round yet. `machine_rank` is what the launcher gave its machine."""
+
+    rank: int
+    local_rank: int
+    ranks_per_machine: int
+    world_size: int
+    machine_rank: int
+    round: int = 0
+
+
 class Hello(Message, frozen=True, kw_only=True, tag=True):
     """The session of `rank` is up, and wants to know where to start."""
 
@@ -109,6 +122,12 @@ class Hopeless(Message, frozen=True, kw_only=True, tag=True):
 # Agent to rank. File descriptors of slots travel beside Welcome and Slots.
 
 
+class Admit(Message, frozen=True, kw_only=True, tag=True):
+    """A rank that has arrived trains in this round."""
+
+    round: int
+
+
 class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A slot whose file descriptor comes with the message, in this order."""
 
@@ -165,7 +184,8 @@ class Fail(Message, frozen=True, kw_only=True, tag=True):
 
 
 FromRank: TypeAlias = (
-    Hello
+    Arrive
+    | Hello
     | Layout
     | Reached
     | Captured
@@ -175,4 +195,4 @@ FromRank: TypeAlias = (
     | Leaving
     | Hopeless
 )
-ToRank: TypeAlias = Welcome | Slots | Unshare | Capture | Fail
+ToRank: TypeAlias = Admit | Welcome | Slots | Unshare | Capture | Fail

@@ -56,7 +56,7 @@ def condition(root: Root, said: say.Condition) -> Actions:
 
 def _ask(root: Root, machine: str, reason: str) -> Actions:
     """Wants another machine, where none stands by."""
-    if root.roster.fit_spares():
+    if root.guests or root.roster.fit_spares():
         return []
     ask = root.requests.first(machine, f"{machine} is not well: {reason}")
     return [ask] if ask is not None else []
@@ -108,6 +108,8 @@ def relieve(root: Root) -> Actions:
 
 def _unwell(root: Root) -> list[str]:
     """The machines with a place that are to be replaced."""
+    if root.guests:
+        return []  # whoever launches gives the places
     found = root.roster.unwell()
     replaces = root.job.health.replace
     return [name for name in found if replaces or name in root.roster.struck]

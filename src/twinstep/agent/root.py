@@ -50,6 +50,8 @@ class Root:
     term: int
     now_s: float
     """The time of what happens now, set by every event."""
+    guests: bool = False
+    """Another launcher starts the ranks, and gives the places."""
     phase: Phase = Phase.GATHERING
     phase_since_s: float = 0.0
     round: int = 0
@@ -198,7 +200,7 @@ class Root:
         done: Actions = relief.relieve(self)
         done += [
             do.Log(text=f"{name} takes machine rank {place}")
-            for name, place in self.roster.fill(self.inventories)
+            for name, place in self.roster.seat(self.inventories, guests=self.guests)
         ]
         if not self.roster.vacant():
             return done + self._start()
@@ -209,6 +211,8 @@ class Root:
     def ask(self) -> Actions:
         """Asks for a machine for each lost one, at once: where a standby takes the
         place, the new machine is the next standby (paper section 6.2)."""
+        if self.guests:
+            return []  # its launcher sees to it
         asks = [
             self.requests.first(lost, f"{lost}, machine rank {place}, was lost")
             for lost, place in self.roster.to_ask()

@@ -153,6 +153,7 @@ class Rooting:
             holders=[list(holders) for holders in placement.holders],
             term=key.term,
             now_s=clock.now_s(),
+            guests=self._agent.post.guests,
         )
         if isinstance(self._operator, Fenced):
             self._operator.fence = self._agent.seat.fence

@@ -6,10 +6,10 @@ rank stays, so that placement, ranks and their shards keep their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from twinstep.agent.messages import Condition, Join, Member
+from twinstep.agent.messages import Condition, Inventory, Join, Member
 from twinstep.agent.record import Plan
 
 
@@ -33,6 +33,8 @@ class Roster:
     """What machines said of themselves."""
     kept: set[str] = field(default_factory=set[str])
     """Machines that are not well and kept their place: copies were only there."""
+    awaited: set[int] = field(default_factory=set[int])
+    """The places whose ranks another launcher has yet to start."""
 
     def recall(self, plan: Plan, *, alive: Collection[str]) -> list[str]:
         """Takes the places as the former root knew them; returns who is lost."""
@@ -89,7 +91,37 @@ class Roster:
         self.kept.discard(machine)
 
     def vacant(self) -> list[int]:
-        return [place for place, name in enumerate(self.members) if not name]
+        empty = {place for place, name in enumerate(self.members) if not name}
+        return sorted(empty | self.awaited)
+
+    def seat(
+        self, inventories: Mapping[str, Inventory], *, guests: bool
+    ) -> list[tuple[str, int]]:
+        """Gives places to the machines that have said what they hold; with `guests`,
+        as their launcher did. Returns (machine, machine rank) of each that is new."""
+        if not guests:
+            return self.fill(inventories)
+        told = inventories.values()
+        return self.follow({i.machine: i.place for i in told if i.place >= 0})
+
+    def follow(self, wanted: Mapping[str, int]) -> list[tuple[str, int]]:
+        """Gives the places as another launcher did, once it has given them all.
+
+        `wanted` is the machine rank of each machine whose ranks wait. Of two that want
+        one place, one is old: its launcher says so soon. Returns who has moved."""
+        places = sorted(wanted.values())
+        every = range(self.machines)
+        self.awaited = {place for place in every if places.count(place) != 1}
+        if self.awaited:
+            return []
+        former = list(self.members)
+        self.members = sorted(wanted, key=lambda name: wanted[name])
+        self.vacated.clear()
+        return [
+            (name, place)
+            for place, name in enumerate(self.members)
+            if former[place] != name
+        ]
 
     def vacate(self, machine: str) -> None:
         """The machine is lost; its place waits for another."""

@@ -43,6 +43,8 @@ class Worker:
     quiet: bool = True
     """No rank and no transfer of an earlier round is left."""
     master_port: int = 0
+    place: int = -1
+    """The machine rank of ranks that another launcher started and that wait here."""
     begin: say.Begin | None = None
     copies: Copies = field(init=False)
     vote: Vote = field(default_factory=Vote)
@@ -124,6 +126,7 @@ class Worker:
             sizes=dict(table.sizes),
             reached=self.vote.reached_max,
             master_port=self.master_port,
+            place=self.place,
         )
         return self.tell(message)
 
@@ -138,6 +141,13 @@ class Worker:
             reached=self.vote.reached_max,
             copies=listing.inventory(self.copies.table),
         )
+
+    def waits(self, place: int) -> Actions:
+        """Another launcher's ranks wait here, with this machine rank; -1: not all."""
+        if place == self.place:
+            return []
+        self.place = place
+        return self.inventory() if self.stopped and self.round else []
 
     def _begin(self, begin: say.Begin) -> Actions:
         if begin.round != self.round or not (self.stopped and self.quiet):
@@ -188,7 +198,7 @@ class Worker:
                 return self._restored(message)
             case say.BadCopy():
                 return self._bad_copy(message)
-            case say.Leaving():
+            case say.Arrive() | say.Leaving():
                 return []
             case say.Hopeless():
                 return self.unable(self.round, f"rank {message.rank}: {message.reason}")
