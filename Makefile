@@ -5,7 +5,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test check bench clean
+.PHONY: venv demo test test-kubernetes check bench clean
 
 venv: $(INSTALLED)
 
@@ -14,6 +14,15 @@ demo: $(INSTALLED)
 
 test: check .venv/.etcd .venv/.hosts
 	$(BIN)/python -m pytest
+
+# Long, and only on request: a real control plane, built once from Debian's sources (an
+# hour or less; kept in ~/.cache/twinstep), in a network namespace of its own.
+KUBERNETES ?= $(HOME)/.cache/twinstep/kubernetes
+test-kubernetes: $(INSTALLED) .venv/.etcd .venv/.hosts
+	tests/kubernetes/control_plane.sh $(KUBERNETES)
+	KUBERNETES=$(KUBERNETES)/bin unshare --net sh -c 'ip link set lo up && \
+	ip route add local 10.78.0.0/16 dev lo && \
+	exec $(BIN)/python -m pytest -s tests/kubernetes/on_a_cluster.py'
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

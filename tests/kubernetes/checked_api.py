@@ -1,7 +1,7 @@
 """An HTTP server on loopback that checks every call against the schema.
 
 It is no cluster: it keeps pods as they were put, and gives the answers that a test
-has laid out for it. What a cluster does is seen in the long test (long_test.py).
+has laid out for it. What a cluster does is seen in the long test (on_a_cluster.py).
 """
 
 from __future__ import annotations
