@@ -13,8 +13,11 @@ import pytest
 
 from tests.agent.etcd_nodes import Cluster, ask, cluster, needs_etcd
 from tests.agent.kv_calls import events_until, put_in
+from tests.trust import made
 from twinstep.agent import etcd
+from twinstep.agent.stores import open_store
 from twinstep.errors import ConfigError, DeadlinePassed, Refused
+from twinstep.trust.credentials import NONE
 
 pytestmark = needs_etcd
 needs_openssl = pytest.mark.skipif(
@@ -176,6 +179,30 @@ def test_both_sides_show_certificates(tmp_path: Path) -> None:
         nodes.scheme, nodes.query = "etcd", ""
         with pytest.raises((DeadlinePassed, Refused)):
             nodes.open(call_s_max=0.5).get("")
+
+
+def test_the_jobs_own_certificates_serve_etcd_too(tmp_path: Path) -> None:
+    """What `twinstep certs` makes is what the member and its clients show."""
+    ours = made.folder() / "ours"
+    arguments = [
+        f"--cert-file={ours}/m0/cert.pem",
+        f"--key-file={ours}/m0/key.pem",
+        f"--trusted-ca-file={ours}/ca.pem",
+        "--client-cert-auth",
+    ]
+    # The cluster asks its members whether they are there, and shows this.
+    query = f"?ca={ours}/ca.pem&cert={ours}/m1/cert.pem&key={ours}/m1/key.pem"
+    with cluster(tmp_path, arguments=arguments, query=query, tls=True) as nodes:
+        address = f"etcds://127.0.0.1:{nodes.nodes[0].port}/job"
+        store = open_store(address, credentials=made.tls(machine="m1"))
+        put_in(store, "a")
+        assert "a" in store.get("")[1]
+        store.close()
+        for stranger in (NONE, made.token(), made.tls("theirs")):
+            refused = open_store(address, call_s_max=0.5, credentials=stranger)
+            with pytest.raises(DeadlinePassed):
+                refused.get("")
+            refused.close()
 
 
 def test_a_key_that_is_not_the_certificates_is_named(tmp_path: Path) -> None:

@@ -111,10 +111,15 @@ class Doors:
         number = self._gate.came(links.peer_name(sock), lambda: self._drop(task))
         task = self._agent.loop.create_task(self._attend(sock, number))
         self._greeted.add(task)
-        task.add_done_callback(self._greeted.discard)
+        task.add_done_callback(lambda task: self._attended(task, sock))
 
     def _drop(self, task: asyncio.Task[None]) -> None:
         task.cancel()
+
+    def _attended(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._greeted.discard(task)
+        if task.cancelled():  # perhaps before its first line
+            sock.close()
 
     async def _attend(self, sock: socket.socket, number: int) -> None:
         """Lets a connection prove itself, and gives it to who it is for."""
@@ -126,9 +131,6 @@ class Doors:
             self._gate.refused(number, str(error) or "it said nothing in time")
             sock.close()
             return
-        except asyncio.CancelledError:
-            sock.close()
-            raise
         self._gate.proved(number)
         agent = self._agent
         match header:

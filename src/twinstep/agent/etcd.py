@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 from twinstep.agent.etcd_gateway import Bounds, Gateway
@@ -40,6 +41,7 @@ from twinstep.agent.etcd_watch import EtcdWatch
 from twinstep.agent.kv import Compare, Delete, Item, LeaseGone, Operation, Put
 from twinstep.agent.kv_ledger import Limits
 from twinstep.errors import Refused
+from twinstep.trust.credentials import NONE, Credentials
 
 LAPSE_S = 0.5
 """How late etcd looks for leases that are over."""
@@ -185,13 +187,21 @@ class EtcdLease:
 
 
 def connect(
-    address: str, *, call_s_max: float = 2.0, bounds: Bounds | None = None
+    address: str,
+    *,
+    call_s_max: float = 2.0,
+    bounds: Bounds | None = None,
+    credentials: Credentials = NONE,
 ) -> Etcd:
     """Returns the store at etcd://HOST:PORT,HOST:PORT/JOB; the first call connects.
 
+    The job's certificates are shown to etcds:// where its address names none.
     Raises: ConfigError."""
+    parsed, ours = parse(address), credentials.certificates
+    if ours is not None and parsed.tls and parsed.ca is None and parsed.cert is None:
+        parsed = replace(parsed, ca=ours.ca, cert=ours.cert, key=ours.key)
     return Etcd(
-        parse(address),
+        parsed,
         call_s_max=call_s_max,
         bounds=bounds or Bounds(),
         limits=Limits(),

@@ -31,7 +31,7 @@ def open_store(
         raise ConfigError(
             f"{address} needs the package {error.name}: pip install 'twinstep[etcd]'"
         ) from error
-    return etcd.connect(address, call_s_max=call_s_max)
+    return etcd.connect(address, call_s_max=call_s_max, credentials=credentials)
 
 
 def is_shared(address: str) -> bool:
