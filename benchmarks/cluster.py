@@ -94,10 +94,11 @@ class Bench:
         back_s = self.job.wait(
             "a new step", lambda _: self.steps.back(killed_s, former), limit_s=LIMIT_S
         )
+        phases = ("detected", "decided", "ranks_up", "loaded")
         return {
-            "detected": record.detected_s - killed_s,
-            "decided": record.decided_s - killed_s,
+            **{name: getattr(record, f"{name}_s") - killed_s for name in phases},
             "back": back_s,
+            "failures": 1.0 + len(record.also),
             "steps_lost": float(record.steps_lost),
         }
 

@@ -242,6 +242,15 @@ def test_a_member_that_connects_again_hears_what_it_may_have_missed() -> None:
     assert done[0].message == begin
 
 
+def test_a_member_that_was_cut_off_has_ended_its_ranks_and_starts_everybody_anew() -> (
+    None
+):
+    root = training()
+    done = root.joins(join("m0", round=1, term=1, machine_rank=0, ended=True))
+    assert told(done, say.Stop) == ["m0", "m1", "s"]
+    assert "m0 was cut off in round 1" in of(done, say.Stop)[0].reason
+
+
 def test_a_member_that_fell_behind_starts_everybody_anew() -> None:
     root = training()
     root.round = 3

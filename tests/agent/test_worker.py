@@ -110,6 +110,22 @@ def test_a_begin_counts_only_after_its_own_stop() -> None:
     assert of(scene.worker.from_root(scenes.begin(round=2)), do.StartRanks)
 
 
+def test_a_machine_that_is_cut_off_ends_its_ranks_and_waits_for_another_round() -> None:
+    scene = Scene()
+    scene.begins(scenes.begin(round=2))
+    done = scene.worker.cut_off()
+    assert of(done, do.StopRanks) == [do.StopRanks(round=2)]
+    assert scene.worker.cut_off() == [], "once"
+    scene.worker.all_quiet(2, 29500)
+    (told,) = of(scene.worker.root_here(), say.Join)
+    assert told.ended
+    # The root may not know of it yet; the others would wait for ranks that are new.
+    again = scene.worker.from_root(scenes.begin(round=2))
+    assert [type(action) for action in again] == [do.Log]
+    scene.begins(scenes.begin(round=3))
+    assert not scene.worker.stopped and not scene.worker.ended
+
+
 def test_a_new_root_hears_again_what_the_former_may_have_missed() -> None:
     scene = Scene()
     scene.begins(scenes.begin())

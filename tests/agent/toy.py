@@ -20,6 +20,7 @@ import msgspec
 from tests.agent.toy_check import ToyCheck
 from tests.agent.toy_data import ToyData
 from tests.agent.toy_link import ToyLink
+from tests.agent.toy_operator import ToyOperator
 from tests.agent.toy_ranks import Content, ToyCrew, ToyRank, ToyRanks
 from twinstep.agent import actions as do, messages as say
 from twinstep.agent.lookout import Lookout
@@ -108,6 +109,7 @@ class Toy(ToyRanks, ToyData):
             grid=self.grid, shared=shared, fit=self.fit, holds=self.holds
         )
         self.names = 0
+        self.operator = ToyOperator()
         self.term = 0
         self.logs: deque[str] = deque(maxlen=2000)
         self.plan = b""
@@ -264,7 +266,7 @@ class Toy(ToyRanks, ToyData):
                     if machine in at.links:
                         at.links[machine].post(message)
                 case do.AskMachine():
-                    self.push(self.add_machine)
+                    self.push(self.operator.give, self, term, action)
                 case do.GiveBack(machine=machine):
                     self.check.lose(machine)
                     if machine in self.machines and self.random.random() < 0.5:

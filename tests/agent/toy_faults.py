@@ -105,7 +105,15 @@ class Faults:
         if toy.roots.get(toy.term) and toy.roots[toy.term].machine == name:
             self.depose_root(toy)
         toy.push(toy.lapsed, name)
+        if toy.random.random() < 0.7:
+            toy.push(self.notice, toy, name)
         toy.later(toy.random.randint(1, 20), self.come_back, toy, name)
+
+    def notice(self, toy: Toy, name: str) -> None:
+        """The machine that is cut off notices, and ends its ranks."""
+        machine = toy.machines.get(name)
+        if machine is not None and machine.cut:
+            toy.carry(name, machine.worker.cut_off())
 
     def come_back(self, toy: Toy, name: str) -> None:
         """It ends itself, as its lease is gone; or it was only slow."""

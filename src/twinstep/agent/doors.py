@@ -22,6 +22,7 @@ from msgspec.msgpack import Decoder
 from twinstep import clock
 from twinstep.agent import links, messages as say
 from twinstep.agent.guests import Guests
+from twinstep.clock import monotonic_s
 from twinstep.errors import DeadlinePassed, ProtocolError, TwinstepError
 from twinstep.transfer.frame import Fetch, Offer, encode
 from twinstep.trust import streams
@@ -69,6 +70,7 @@ class Doors:
         self._unix = links.listen_unix(self.path)
         self._ranks: dict[int, links.Link[say.FromRank]] = {}
         self._root: links.Link[say.FromRoot] | None = None
+        self._attached_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._greeted: set[asyncio.Task[None]] = set()
         self._refused_s = -REFUSED_S
@@ -234,6 +236,12 @@ class Doors:
         """There is a connection to the root."""
         return self._root is not None
 
+    @property
+    def held_s(self) -> float:
+        """How long the present connection to the root has held; 0 without one. A root
+        that does not know this machine closes it at once."""
+        return monotonic_s() - self._attached_s if self._root is not None else 0.0
+
     def tell_root(self, message: say.ToRoot) -> None:
         """The message waits to be written, if there is a connection; what the root
         must not miss is said again by the next one (Worker.root_here)."""
@@ -288,7 +296,7 @@ class Doors:
             lambda message: agent.carry(agent.worker.from_root(message)),
             lambda _reason: closed.set(),
         )
-        self._root = link
+        self._root, self._attached_s = link, monotonic_s()
         link.send(say.Opening(job=agent.post.job_name, machine=agent.post.name))
         agent.carry(agent.worker.root_here())
         while is_same() and not closed.is_set():

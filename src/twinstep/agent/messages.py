@@ -74,6 +74,8 @@ class Join(Message, frozen=True, kw_only=True, tag=True):
     term: int
     machine_rank: int
     standby: bool
+    ended: bool = False
+    """Its ranks of this round were ended because it was cut off."""
 
 
 class Inventory(Message, frozen=True, kw_only=True, tag=True):

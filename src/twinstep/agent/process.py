@@ -248,6 +248,8 @@ class Agent:
             await asyncio.sleep(self.job.timing.tick_s)
             self.carry(self._transit.tick(clock.now_s()))
             self.rooting.tick()
+            if self.rooting.is_cut_off():
+                self.carry(self.worker.cut_off())
 
     # Actions.
 

@@ -124,10 +124,11 @@ class Root:
         if self.phase in (Phase.STOPPING, Phase.PLACING) or not member:
             stop = self._stop(join.machine, f"round {self.round}")
             return [stop, *relief.planned(self)]
-        if self.begin is not None and join.round == self.round:
+        if self.begin is not None and join.round == self.round and not join.ended:
             again = [self.begin, *self.layouts.missed(self.begin)]
             return [do.TellAgent(machine=join.machine, message=m) for m in again]
-        reason = f"{join.machine} knows only round {join.round}"
+        what = "was cut off in" if join.ended else "knows only"
+        reason = f"{join.machine} {what} round {join.round}"
         return self.new_round("machine", join.machine, reason)
 
     def machine_lost(self, machine: str, reason: str) -> Actions:

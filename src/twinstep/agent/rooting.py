@@ -56,6 +56,7 @@ class Rooting:
         self._held: deque[say.ToRoot] = deque()
         self._requests: dict[str, do.AskMachine] = {}
         self._campaigned_s = self._published_s = 0.0
+        self._in_touch_s = clock.monotonic_s()
         self._errands = Errands(
             operator,
             timing=agent.job.timing,
@@ -279,6 +280,19 @@ class Rooting:
         silence = self._agent.job.timing.silence_s_max
         reason = f"silent for {silence:g} s: its lease lapsed"
         self._act(root.machine_lost(machine, reason))
+
+    def is_cut_off(self) -> bool:
+        """Whether for a lease's life neither the store nor a root that knows this
+        machine, or as root any other machine, could be reached. While only the store
+        is away, training goes on."""
+        timing, now_s = self._agent.job.timing, clock.monotonic_s()
+        others = any(not link.reason for link in self._links.values())
+        connected = self._agent.doors.held_s > 2 * timing.tick_s or (
+            self._root is not None and (others or self._agent.grid.machines == 1)
+        )
+        if connected or not self._agent.seat.overdue:
+            self._in_touch_s = now_s
+        return now_s - self._in_touch_s > timing.silence_s_max
 
     def tick(self) -> None:
         self._campaign_again()

@@ -42,6 +42,8 @@ class Worker:
     stopped: bool = True
     quiet: bool = True
     """No rank and no transfer of an earlier round is left."""
+    ended: bool = False
+    """Its ranks of this round were ended because it was cut off."""
     master_port: int = 0
     place: int = -1
     """The machine rank of ranks that another launcher started and that wait here."""
@@ -70,6 +72,7 @@ class Worker:
             term=self.term,
             machine_rank=self.machine_rank,
             standby=self.standby,
+            ended=self.ended,
         )
         return [
             do.TellRoot(message=join),
@@ -100,9 +103,21 @@ class Worker:
         if stop.round == self.round and self.stopped:
             return self.inventory()
         self.round, self.stopped, self.quiet = stop.round, True, False
-        self.begin = None
+        self.begin, self.ended = None, False
         self.latest.clear()
         return [do.StopRanks(round=stop.round)]
+
+    def cut_off(self) -> Actions:
+        """Neither the store nor a root was heard for long: another machine may have
+        this one's place by now. Its ranks end, lest two write what there should be one
+        of; what it holds stays. Only another round starts ranks here."""
+        if self.stopped:
+            return []
+        self.stopped, self.quiet, self.ended = True, False, True
+        self.begin = None
+        self.latest.clear()
+        text = "cut off from the store and from the root: its ranks end"
+        return [do.Log(text=text), do.StopRanks(round=self.round)]
 
     def all_quiet(self, round: int, master_port: int) -> Actions:
         """Every rank is dead and every transfer ended: slots have no writer now."""
@@ -150,7 +165,8 @@ class Worker:
         return self.inventory() if self.stopped and self.round else []
 
     def _begin(self, begin: say.Begin) -> Actions:
-        if begin.round != self.round or not (self.stopped and self.quiet):
+        ready = self.stopped and self.quiet and not self.ended
+        if begin.round != self.round or not ready:
             return [do.Log(text=f"refused Begin of round {begin.round}")]
         names = [member.machine for member in begin.members]
         if self.machine not in names:
