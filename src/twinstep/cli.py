@@ -26,6 +26,7 @@ from rich.live import Live
 from twinstep import __version__, clock, config, inject, joining, launcher
 from twinstep.agent.status import Status
 from twinstep.cloud.choice import OPERATORS
+from twinstep.demo import commands
 from twinstep.errors import TwinstepError, UsageError
 from twinstep.jobs import JobView, find_job, list_jobs
 from twinstep.status_view import draw
@@ -348,30 +349,8 @@ def corrupt_copy(
     )
 
 
-@app.command("demo")
-def show(
-    json_file: JsonFile = None,
-    png: Annotated[Path, typer.Option(help="Draw the run into this picture.")] = Path(
-        "twinstep-demo.png"
-    ),
-    seed: Annotated[int, typer.Option(help="Of data and initial weights.")] = 0,
-) -> None:
-    """Train a small GPT twice, once under five failures, and compare every bit."""
-    from twinstep.demo.run import demo
-
-    raise typer.Exit(demo(json_file=json_file, png=png, seed=seed, console=Console()))
-
-
-@app.command("soak")
-def endure(
-    kills: Annotated[int, typer.Option(help="How often something is killed.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of who is killed, and when.")] = 0,
-    json_file: JsonFile = None,
-) -> None:
-    """Train under many random kills, and compare every bit with an undisturbed run."""
-    from twinstep.demo.soak import soak
-
-    raise typer.Exit(soak(kills=kills, seed=seed, json_file=json_file))
+app.command("demo")(commands.show)
+app.command("soak")(commands.endure)
 
 
 def main() -> None:

@@ -9,7 +9,10 @@ import pytest
 from tests.demo import records
 from twinstep import inject
 from twinstep.demo import faults
-from twinstep.demo.faults import FAULTS, corruptible
+from twinstep.demo.faults import Scene, corruptible
+from twinstep.demo.ground import Loopback
+from twinstep.demo.kinds import FAULTS, check, needs
+from twinstep.errors import UsageError
 from twinstep.inject import Injury
 
 
@@ -51,7 +54,8 @@ def test_a_lost_machine_trains_and_is_not_the_root(
 
     monkeypatch.setattr(inject, "kill_machine", kill)
     for seed in range(40):
-        blow = faults.kill_machine(records.status(), Random(seed), lambda: 7.0)
+        scene = Scene(status=records.status(), ground=Loopback(), now_s=lambda: 7.0)
+        blow = faults.kill_machine(scene, Random(seed))
         assert (blow.who, blow.struck_s) == (killed[-1], 7.0)
     assert set(killed) == {"m01", "m02", "m03"}
 
@@ -59,3 +63,16 @@ def test_a_lost_machine_trains_and_is_not_the_root(
 def test_kinds_that_leave_memory_are_those_of_a_rank() -> None:
     gentle = {kind for kind, fault in FAULTS.items() if not fault.takes_machine}
     assert gentle == {"kill-rank", "stop-rank"}
+
+
+def test_an_unknown_kind_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(UsageError, match=r"flood, quake; known: kill-rank, .*delay"):
+        check(["quake", "kill-rank", "flood"])
+    with pytest.raises(UsageError, match="none given"):
+        check([])
+
+
+def test_kinds_say_what_they_need() -> None:
+    assert needs(["kill-rank", "kill-root", "pause-root"]) == frozenset()
+    assert needs(["kill-rank", "kill-etcd-leader"]) == {"etcd"}
+    assert needs(["partition-etcd-leader", "skew-clock"]) == {"etcd", "hosts", "clocks"}

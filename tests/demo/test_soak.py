@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Console
 
-from twinstep.demo.faults import FAULTS
+from twinstep.demo import soak as soaking
+from twinstep.demo.ground import Loopback
+from twinstep.demo.kinds import FAULTS
 from twinstep.demo.run import KINDS, blows
-from twinstep.demo.soak import AFTER_STEPS, MOMENT_S_MAX, WEIGHTS, schedule
+from twinstep.demo.soak import (
+    AFTER_STEPS,
+    MOMENT_S_MAX,
+    WEIGHTS,
+    ground_for,
+    schedule,
+    weights_of,
+)
 from twinstep.errors import UsageError
 
 
@@ -42,3 +52,36 @@ def test_nonsense_is_refused(kills: int, weights: dict[str, int] | None) -> None
 def test_the_demo_has_each_kind_once() -> None:
     assert [blow.kind for blow in blows(KINDS, seed=1)] == list(KINDS)
     assert set(KINDS) <= set(FAULTS)
+
+
+def test_each_kind_that_was_asked_for_comes() -> None:
+    weights = weights_of("kill-root, partition-machine,delay")
+    for seed in range(20):
+        kinds = [blow.kind for blow in schedule(5, seed=seed, weights=weights)]
+        assert set(kinds) == set(weights), f"seed={seed}"
+
+
+@pytest.mark.parametrize(
+    ("include", "kv", "says"),
+    [
+        ("kill-etcd-leader", "embedded", "kill-etcd-leader, .* need --kv etcd"),
+        ("kill-rank", "zookeeper", "kv is 'zookeeper'; use one of embedded, etcd"),
+        ("corrupt-copy,delay", "embedded", "corrupt-copy is for processes"),
+    ],
+)
+def test_what_cannot_be_done_is_said(include: str, kv: str, says: str) -> None:
+    blows = schedule(9, seed=1, weights=weights_of(include))
+    with pytest.raises(UsageError, match=says):
+        ground_for(blows, kv=kv, on_hosts=False, console=Console(quiet=True))
+
+
+def test_links_fail_on_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    blows = schedule(2, seed=1, weights=weights_of("partition-root"))
+    monkeypatch.setattr(soaking, "missing", lambda: "only root may")
+    with pytest.raises(UsageError, match="only root may"):
+        ground_for(blows, kv="embedded", on_hosts=False, console=Console(quiet=True))
+    gentle = schedule(2, seed=1, weights=weights_of("kill-rank,pause-root"))
+    found = ground_for(
+        gentle, kv="embedded", on_hosts=False, console=Console(quiet=True)
+    )
+    assert isinstance(found, Loopback)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from twinstep.demo.drive import Planned
+from twinstep.demo.ground import Loopback
 from twinstep.demo.job import Plan, RunningJob
 from twinstep.demo.record import compare
 from twinstep.demo.show import Screen
@@ -45,7 +46,7 @@ def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -
 
 @pytest.mark.timeout(120)
 def test_a_wait_ends_with_whom_it_waited_for_and_leaves_nothing(tmp_path: Path) -> None:
-    job = RunningJob(PLAN, tmp_path / "job", lambda _: None)
+    job = RunningJob(PLAN, tmp_path / "job", lambda _: None, ground=Loopback())
     try:
         job.wait("machines", lambda s: s.status is not None, limit_s=60)
         assert job.living()

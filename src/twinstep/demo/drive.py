@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from random import Random
 
 from twinstep.clock import now_s
-from twinstep.demo.faults import FAULTS, Blow
+from twinstep.demo.faults import Blow, Scene
 from twinstep.demo.job import RunningJob, Sight
+from twinstep.demo.kinds import FAULTS
 from twinstep.demo.record import Failure, failure_of
 from twinstep.errors import UsageError
 
 SAFE_BEHIND_MAX = 2
 """The newest safe step is so close to the newest step when copies keep up: one is
 being made, and the root tells of it a step later."""
+
+AFTER_S = 2.0
+"""What a blow that has been mended may still bring about comes within this time: a
+lease that was not renewed meanwhile lapses."""
 
 ATTEMPTS_MAX = 3
 """How often a blow is tried whose victim is gone before it falls."""
@@ -79,8 +84,11 @@ def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
         settled, before = is_settled(sight), len(sight.recoveries)
         time.sleep(planned.moment_s)
         at_step = job.look_at_losses()[-1].step
+        scene = Scene(
+            status=job.ground.outside(sight.status), ground=job.ground, now_s=now_s
+        )
         try:
-            blow = FAULTS[planned.kind].strike(sight.status, random, now_s)
+            blow = FAULTS[planned.kind].strike(scene, random)
         except UsageError:
             # The victim is gone: the job has begun another round by itself.
             if attempt == ATTEMPTS_MAX:
@@ -111,8 +119,13 @@ def _outcome(
     settled: bool,
     at_step: int,
 ) -> Failure:
+    fault = FAULTS[planned.kind]
+    _mend(job, planned, blow)
+
     def over(sight: Sight) -> bool:
         new = sight.recoveries[before:]
+        if not new and not fault.recovers:
+            return is_settled(sight)
         return bool(new) and new[-1].done and is_training(sight)
 
     sight = job.wait(
@@ -120,12 +133,13 @@ def _outcome(
         over,
         limit_s=job.plan.recover_s_max,
     )
-    if FAULTS[planned.kind].takes_machine:
+    if fault.takes_machine:
         sight = job.wait(
             f"every copy again after {planned.kind} of {blow.who}",
             is_settled,
             limit_s=job.plan.recover_s_max,
         )
+    assert sight.status is not None
     return failure_of(
         planned.kind,
         blow,
@@ -133,7 +147,29 @@ def _outcome(
         style=job.plan.style,
         began_s=job.began_s,
         at_step=at_step,
-        settled=settled,
+        settled=settled and fault.recovers,
+        clock_ahead_s=job.ground.clock_ahead_s(sight.status.root),
+    )
+
+
+def _mend(job: RunningJob, planned: Planned, blow: Blow) -> None:
+    """A blow that lasts has lasted, and is mended whatever happens meanwhile; after
+    that, steps have been made."""
+    if blow.mend is None:
+        return
+    try:
+        job.wait(
+            f"the end of {planned.kind} of {blow.who}",
+            lambda sight: sight.at_s >= blow.struck_s + blow.lasts_s,
+            limit_s=blow.lasts_s + job.plan.steps_s_max,
+        )
+    finally:
+        blow.mend()
+    mended_s = now_s()
+    job.wait(
+        f"steps after {planned.kind} of {blow.who}",
+        lambda sight: sight.at_s > mended_s + AFTER_S and is_training(sight),
+        limit_s=job.plan.recover_s_max,
     )
 
 

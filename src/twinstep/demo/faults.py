@@ -1,8 +1,9 @@
 """The ways in which the demo and the soak injure a job: one entry of a table each.
 
 A fault picks its victim from what the job's status says, with the randomness it is
-given, and strikes with real signals (inject.py). To add a kind, write a function and
-put it into FAULTS; the demo's list and the soak's weights name kinds by these keys.
+given, and strikes with real signals (inject.py). What strikes at links, at etcd and at
+clocks is in outages.py. To add a kind, write a function and put it into FAULTS; the
+demo's list and the soak's weights name kinds by these keys.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from twinstep import inject
 from twinstep.agent.status import MachineStatus, Status
+from twinstep.clock import now_s
+from twinstep.demo.ground import Ground
 from twinstep.errors import UsageError
 
 SETTLE_S = 0.3
@@ -35,21 +38,38 @@ class Blow:
     """On the clock of the caller."""
     damaged: tuple[str, int] | None = None
     """The machine and the shard of a copy that was damaged."""
+    lasts_s: float = 0.0
+    mend: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    """To be called when it has lasted."""
 
 
-Strike = Callable[[Status, Random, Callable[[], float]], Blow]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a fault sees: a job, and what it runs on."""
+
+    status: Status
+    """With numbers of processes as they are here."""
+    ground: Ground
+    now_s: Callable[[], float] = now_s
+
+
+Strike = Callable[[Scene, Random], Blow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A kind of failure. `takes_machine`: its memory is lost, so that the next of
-    these must wait until every copy exists again."""
+    """A kind of failure. `takes_machine`: its memory is lost, or may be, so that the
+    next of these must wait until every copy exists again."""
 
     strike: Strike
     takes_machine: bool
+    recovers: bool = True
+    """A recovery must follow; else training may go on as if nothing were."""
+    needs: frozenset[str] = frozenset()
+    """Some of "hosts", "etcd" and "clocks"."""
 
 
-def _training(status: Status) -> list[MachineStatus]:
+def training(status: Status) -> list[MachineStatus]:
     """The machines that train, in the order of their machine ranks."""
     found = [machine for machine in status.machines if machine.machine_rank >= 0]
     return sorted(found, key=lambda machine: machine.machine_rank)
@@ -59,14 +79,15 @@ def _ranks(status: Status) -> list[int]:
     return sorted(rank for machine in status.machines for rank in machine.ranks)
 
 
-def _not_root(status: Status) -> list[str]:
-    names = [machine.machine for machine in _training(status)]
+def not_root(status: Status) -> list[str]:
+    names = [machine.machine for machine in training(status)]
     return [name for name in names if name != status.root]
 
 
-def kill_rank(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+def kill_rank(scene: Scene, random: Random) -> Blow:
+    status = scene.status
     rank = random.choice(_ranks(status))
-    struck_s = now_s()
+    struck_s = scene.now_s()
     injury = inject.kill_rank(status, rank)
     return Blow(
         who=injury.who,
@@ -76,9 +97,10 @@ def kill_rank(status: Status, random: Random, now_s: Callable[[], float]) -> Blo
     )
 
 
-def stop_rank(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+def stop_rank(scene: Scene, random: Random) -> Blow:
+    status = scene.status
     rank = random.choice(_ranks(status))
-    struck_s = now_s()
+    struck_s = scene.now_s()
     injury = inject.stop_rank(status, rank)
     return Blow(
         who=injury.who,
@@ -88,15 +110,17 @@ def stop_rank(status: Status, random: Random, now_s: Callable[[], float]) -> Blo
     )
 
 
-def kill_machine(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
-    name = random.choice(_not_root(status))
-    struck_s = now_s()
+def kill_machine(scene: Scene, random: Random) -> Blow:
+    status = scene.status
+    name = random.choice(not_root(status))
+    struck_s = scene.now_s()
     injury = inject.kill_machine(status, name)
     return Blow(who=name, what=f"{name} lost", detail=injury.detail, struck_s=struck_s)
 
 
-def kill_root(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
-    struck_s = now_s()
+def kill_root(scene: Scene, random: Random) -> Blow:
+    status = scene.status
+    struck_s = scene.now_s()
     injury = inject.kill_machine(status, "root")
     return Blow(
         who=status.root,
@@ -106,12 +130,13 @@ def kill_root(status: Status, random: Random, now_s: Callable[[], float]) -> Blo
     )
 
 
-def corrupt_copy(status: Status, random: Random, now_s: Callable[[], float]) -> Blow:
+def corrupt_copy(scene: Scene, random: Random) -> Blow:
     """Damages a machine's own copy, then kills another machine that is not needed to
     mend it: all ranks reload, and the bad copy must be found.
 
     The ranks are paused meanwhile. In a running job the next step overwrites a
     damaged slot within a tenth of a second, and there would be nothing to find."""
+    status = scene.status
     pairs = corruptible(status)
     if not pairs:
         raise UsageError("no machine can be lost such that a damaged copy has a twin")
@@ -122,7 +147,7 @@ def corrupt_copy(status: Status, random: Random, now_s: Callable[[], float]) -> 
             _signal(pid, signal.SIGSTOP)
         time.sleep(SETTLE_S)
         inject.corrupt_copy(status, machine, shard=shard)
-        struck_s = now_s()
+        struck_s = scene.now_s()
         inject.kill_machine(status, lost)
     finally:
         for pid in pids:
@@ -143,7 +168,7 @@ def corruptible(status: Status) -> list[tuple[str, int, str]]:
 
     Replicated state is on every machine; an own shard on its holders. The root is
     not killed, since that is a failure of its own."""
-    machines = _training(status)
+    machines = training(status)
     shared = max(status.sizes) if status.shared and status.sizes else -1
     pairs: list[tuple[str, int, str]] = []
     for machine in machines:
@@ -164,12 +189,3 @@ def _holders(machines: list[MachineStatus], shard: int) -> list[MachineStatus]:
 def _signal(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-FAULTS: dict[str, Fault] = {
-    "kill-rank": Fault(strike=kill_rank, takes_machine=False),
-    "stop-rank": Fault(strike=stop_rank, takes_machine=False),
-    "kill-machine": Fault(strike=kill_machine, takes_machine=True),
-    "corrupt-copy": Fault(strike=corrupt_copy, takes_machine=True),
-    "kill-root": Fault(strike=kill_root, takes_machine=True),
-}

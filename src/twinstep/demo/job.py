@@ -1,4 +1,4 @@
-"""Runs `twinstep run` as a user would, in a process of its own, and watches it.
+"""Runs a job as a user would, and watches it.
 
 What is known of the job comes from outside only: from its status and recoveries
 (jobs.JobView), and from the file of losses that rank 0 appends to. Every wait has a
@@ -11,23 +11,19 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from twinstep import jobs
-from twinstep.agent.lifeline import tied
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import Status
 from twinstep.clock import monotonic_s, now_s
-from twinstep.cloud.description import JOB_FILE, read_job
+from twinstep.demo.ground import Ground, Work
 from twinstep.errors import DeadlinePassed, TwinstepError
 
 SCRIPT = Path(__file__).with_name("train.py")
-CONFIG = Path(__file__).with_name("demo.toml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,12 @@ class RunningJob:
     `watcher` is shown every sight, for progress."""
 
     def __init__(
-        self, plan: Plan, folder: Path, watcher: Callable[[Sight], None]
+        self,
+        plan: Plan,
+        folder: Path,
+        watcher: Callable[[Sight], None],
+        *,
+        ground: Ground,
     ) -> None:
         self.plan, self.folder, self._watcher = plan, folder, watcher
         folder.mkdir(parents=True)
@@ -102,21 +103,23 @@ class RunningJob:
         self._view: jobs.JobView | None = None
         self._read_bytes = 0
         self._groups: dict[int, str] = {}
+        self.ground = ground
+        work = Work(
+            command=self._command(),
+            machines=plan.machines,
+            standbys=plan.standbys,
+            copies=plan.copies,
+        )
         with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                tied(self._command(), parent=os.getpid()),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                ground.start(work, folder, log)
+            except BaseException:
+                ground.close(limit_s=plan.end_s_max)
+                raise
 
     def _command(self) -> list[str]:
         plan = self.plan
-        command = [sys.executable, "-m", "twinstep", "run", "--config", str(CONFIG)]
-        command += ["--machines", str(plan.machines), "--standby", str(plan.standbys)]
-        command += ["--copies", str(plan.copies), str(SCRIPT)]
-        command += ["--style", plan.style, "--steps", str(plan.steps)]
+        command = [str(SCRIPT), "--style", plan.style, "--steps", str(plan.steps)]
         command += ["--seed", str(plan.seed), "--step-seconds", str(plan.step_s)]
         command += ["--losses", str(self.losses_file)]
         command += ["--digests", str(self.digests_folder)]
@@ -128,18 +131,20 @@ class RunningJob:
         """Returns what can be seen now."""
         sight = self.sight
         sight.at_s = now_s()
-        sight.exit_status = self._process.poll()
         sight.losses += self._new_losses()
         try:
-            view = self._view or self._find()
+            sight.exit_status = self.ground.exit_status()
+            view = self._view = self._view or self.ground.view()
             if view is not None and sight.exit_status is None:
                 sight.status = view.status() or sight.status
                 sight.recoveries = view.recoveries()
         except (TwinstepError, OSError):
             pass  # it ends just now, or its store has a bad moment: seen next time
         if sight.status is not None:
-            machines = sight.status.machines
-            self._groups |= {each.group: each.machine for each in machines}
+            seen = {each.machine for each in sight.status.machines}
+            if seen - set(self._groups.values()):
+                machines = self.ground.outside(sight.status).machines
+                self._groups |= {each.group: each.machine for each in machines}
         self._watcher(sight)
         return sight
 
@@ -184,12 +189,7 @@ class RunningJob:
         if self._view is not None:
             with contextlib.suppress(TwinstepError, OSError):
                 self._view.close()
-        self._process.terminate()
-        try:
-            self._process.wait(self.plan.end_s_max)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # what it started dies with it
-            self._process.wait(self.plan.end_s_max)
+        self.ground.close(limit_s=self.plan.end_s_max)
         until_s = monotonic_s() + self.plan.end_s_max
         left = self.living()
         while left and monotonic_s() < until_s:
@@ -205,16 +205,6 @@ class RunningJob:
     def living(self) -> list[int]:
         """The process groups of the job's machines that still exist."""
         return sorted(_living_groups() & set(self._groups))
-
-    def _find(self) -> jobs.JobView | None:
-        """The job whose launcher is our process."""
-        for folder in jobs.list_jobs():
-            with contextlib.suppress(OSError, ValueError):
-                if read_job(folder).launcher == self._process.pid:
-                    assert (folder / JOB_FILE).exists()
-                    self._view = jobs.JobView(folder)
-                    return self._view
-        return None
 
     def look_at_losses(self) -> list[Loss]:
         """Returns all losses that were written, also when the job has ended."""

@@ -53,6 +53,8 @@ class Failure:
     settled: bool
     """The copies of the last steps had time to become safe before the blow."""
     moments: dict[str, float]
+    recoveries: int = 1
+    """How many it took; none where training went on."""
     reason: str = ""
     damaged: str = ""
     """The copy that was damaged on purpose, and must be named in `bad`."""
@@ -77,10 +79,34 @@ def failure_of(
     began_s: float,
     at_step: int,
     settled: bool,
+    clock_ahead_s: float = 0.0,
 ) -> Failure:
-    """Returns what a blow led to; `recoveries` are those since, at least one."""
+    """Returns what a blow led to; `recoveries` are those since, perhaps none. Their
+    times are by a clock that is so much ahead of ours."""
+    struck_s = blow.struck_s + clock_ahead_s
+    facts: dict[str, Any] = {
+        "kind": kind,
+        "style": style,
+        "who": blow.who,
+        "what": blow.what,
+        "detail": blow.detail,
+        "at_step": at_step,
+        "struck_s": round(blow.struck_s - began_s, 3),
+        "settled": settled,
+        "recoveries": len(recoveries),
+    }
+    if not recoveries:
+        return Failure(
+            **facts,
+            detected_s=0.0,
+            resumed_s=0.0,
+            redundant_s=0.0,
+            source="",
+            steps_lost=0,
+            restored_step=at_step,
+            moments={},
+        )
     first, last = recoveries[0], recoveries[-1]
-    struck_s = blow.struck_s
     moments = {
         name: round(getattr(last, attribute) - struck_s, 3)
         for name, attribute in MOMENTS
@@ -91,20 +117,13 @@ def failure_of(
     if blow.damaged is not None:
         damaged = f"{blow.damaged[0]}'s copy of shard {blow.damaged[1]}"
     return Failure(
-        kind=kind,
-        style=style,
-        who=blow.who,
-        what=blow.what,
-        detail=blow.detail,
-        at_step=at_step,
-        struck_s=round(struck_s - began_s, 3),
+        **facts,
         detected_s=moments["detected"],
         resumed_s=moments["first step"],
         redundant_s=moments.get("redundant", 0.0),
         source=last.source,
         steps_lost=max(0, max(each.reached for each in recoveries) - last.step),
         restored_step=last.step,
-        settled=settled,
         moments=moments,
         reason=last.reason,
         damaged=damaged,
@@ -186,6 +205,23 @@ def summary(failures: Sequence[Failure], *, kills: int) -> dict[str, Any]:
             kind: _times([f.resumed_s for f in failures if f.kind == kind])
             for kind in kinds
         },
+        "kinds": {
+            kind: _of_kind([f for f in failures if f.kind == kind]) for kind in kinds
+        },
+    }
+
+
+def _of_kind(failures: Sequence[Failure]) -> dict[str, Any]:
+    """Returns how failures of one kind went; times in seconds since the blow, of those
+    that led to a recovery."""
+    came = [failure for failure in failures if failure.recoveries]
+    return {
+        "count": len(failures),
+        "recoveries": sum(failure.recoveries for failure in failures),
+        "went_on": len(failures) - len(came),
+        "steps_lost_max": max((f.steps_lost for f in failures), default=0),
+        "decided_s": _times([f.moments["decided"] for f in came]) if came else None,
+        "next_step_s": _times([f.resumed_s for f in came]) if came else None,
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -22,8 +23,11 @@ from rich.table import Table
 
 from twinstep.demo import show
 from twinstep.demo.drive import Planned
-from twinstep.demo.faults import FAULTS
+from twinstep.demo.ground import KINDS_OF_STORE, Ground, Loopback
+from twinstep.demo.hosts.ground import Hosts
+from twinstep.demo.hosts.network import missing
 from twinstep.demo.job import Plan
+from twinstep.demo.kinds import FAULTS, check, needs
 from twinstep.demo.record import compare, report, summary
 from twinstep.demo.trial import Run, train
 from twinstep.errors import TwinstepError, UsageError
@@ -31,6 +35,7 @@ from twinstep.errors import TwinstepError, UsageError
 WEIGHTS = {"kill-rank": 5, "stop-rank": 1, "kill-machine": 3, "kill-root": 2}
 """How often each kind is drawn. A new kind of fault needs an entry in FAULTS and one
 here."""
+STYLES = ("ddp", "fsdp2")
 SOON_SHARE = 0.25
 """This share of the blows that leave all memory falls right after a recovery."""
 AFTER_STEPS = (1, 10)
@@ -47,16 +52,16 @@ def schedule(
 
     Raises: UsageError for fewer than one kill, or a kind that is not known."""
     chosen = WEIGHTS if weights is None else weights
-    unknown = sorted(set(chosen) - set(FAULTS))
-    if kills < 1 or unknown:
-        raise UsageError(
-            f"kills is {kills}, at least 1; unknown kinds: "
-            f"{', '.join(unknown) or 'none'}, known: {', '.join(FAULTS)}"
-        )
+    check(list(chosen))
+    if kills < 1:
+        raise UsageError(f"kills is {kills}; at least 1, of {', '.join(chosen)}")
     random = Random(seed)
     blows: list[Planned] = []
     for number in range(kills):
-        (kind,) = random.choices(list(chosen), weights=list(chosen.values()))
+        if weights is not None and number < len(chosen):
+            kind = list(chosen)[number]  # what was asked for by name comes
+        else:
+            (kind,) = random.choices(list(chosen), weights=list(chosen.values()))
         soon = random.random() < SOON_SHARE and not FAULTS[kind].takes_machine
         blows.append(
             Planned(
@@ -69,22 +74,71 @@ def schedule(
     return blows
 
 
+def weights_of(include: str) -> dict[str, int]:
+    """Returns the kinds of a list as `--include` has it; each as often as its weight in
+    WEIGHTS, or twice. Raises: UsageError naming kinds that are not known."""
+    kinds = [word.strip() for word in include.split(",") if word.strip()]
+    check(kinds)
+    return {kind: WEIGHTS.get(kind, 2) for kind in kinds}
+
+
+def ground_for(
+    blows: Sequence[Planned], *, kv: str, on_hosts: bool, console: Console
+) -> Ground:
+    """Returns where a job can be injured in these ways.
+
+    Raises: UsageError when that needs what is not here."""
+    kinds = [blow.kind for blow in blows]
+    wanted = needs(kinds)
+    if kv not in KINDS_OF_STORE:
+        raise UsageError(f"kv is {kv!r}; use one of {', '.join(KINDS_OF_STORE)}")
+    if "etcd" in wanted and not KINDS_OF_STORE[kv]:
+        these = [kind for kind in FAULTS if "etcd" in FAULTS[kind].needs]
+        raise UsageError(f"{', '.join(these)} need --kv etcd")
+    if "hosts" not in wanted and not on_hosts:
+        return Loopback(kv=kv)
+    if not on_hosts:
+        these = [kind for kind in FAULTS if kind in kinds and FAULTS[kind].needs]
+        console.print(f"On hosts, for {', '.join(these)}.", highlight=False)
+    if "corrupt-copy" in kinds:
+        raise UsageError("corrupt-copy is for processes of this computer, not hosts")
+    if missing():
+        raise UsageError(missing())
+    return Hosts(kv=kv, replacements=len(blows) + 2, wrong_clocks="clocks" in wanted)
+
+
 def soak(
     *,
     kills: int,
     seed: int = 0,
     json_file: Path | None = None,
     style: str = "fsdp2",
+    kv: str = "embedded",
+    include: str = "",
+    on_hosts: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Returns 0 when every kill was survived and all bits are the same, else 1."""
-    blows = schedule(kills, seed=seed)
+    """Returns 0 when every kill was survived and all bits are the same, else 1.
+
+    Raises: UsageError for what is not known, or not possible here."""
+    weights = weights_of(include) if include else None
+    blows = schedule(kills, seed=seed, weights=weights)
+    if style not in STYLES:
+        raise UsageError(f"style is {style!r}; use one of {', '.join(STYLES)}")
     screen_console = console or Console()
+    ground = ground_for(blows, kv=kv, on_hosts=on_hosts, console=screen_console)
     folder = Path(tempfile.mkdtemp(prefix="twinstep-soak-"))
     plan = Plan(style=style, steps=STEPS_MAX, seed=seed, stoppable=True)
     try:
         with show.Screen(screen_console, failures_planned=kills) as screen:
-            injured = train(plan, folder / "injured", screen, blows=blows, seed=seed)
+            injured = train(
+                plan,
+                folder / "injured",
+                screen,
+                blows=blows,
+                seed=seed,
+                ground=ground,
+            )
             calm = train(
                 replace(plan, steps=injured.steps, stoppable=False),
                 folder / "undisturbed",
@@ -144,11 +198,22 @@ def _tell(
 
 
 def _table(sums: dict[str, Any]) -> Table:
-    table = Table(title="Back after", title_justify="left", title_style="bold")
-    table.add_column("kind")
-    for name in ("kills", "median", "max"):
+    title = (
+        "Seconds from the blow to decision and next step, where there was a recovery"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("kind", no_wrap=True)
+    for name in ("blows", "back", "went on"):
         table.add_column(name, justify="right")
-    for kind, times in sums["recovery_s"].items():
-        count, middle, most = times["count"], times["median"], times["max"]
-        table.add_row(kind, str(count), f"{middle:.2f} s", f"{most:.2f} s")
+    for name in ("decided", "max", "step", "max", "lost"):
+        table.add_column(name, justify="right")
+    for kind, found in sums["kinds"].items():
+        words = [str(found[name]) for name in ("count", "recoveries", "went_on")]
+        for times in (found["decided_s"], found["next_step_s"]):
+            words += ["", ""] if times is None else _words(times)
+        table.add_row(kind, *words, str(found["steps_lost_max"]))
     return table
+
+
+def _words(times: dict[str, float]) -> list[str]:
+    return [f"{times['median']:.2f}", f"{times['max']:.2f}"]

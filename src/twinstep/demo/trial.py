@@ -11,6 +11,7 @@ from typing import Any
 
 from twinstep.clock import now_s
 from twinstep.demo.drive import Planned, injure
+from twinstep.demo.ground import Ground, Loopback
 from twinstep.demo.job import Loss, Plan, RunningJob
 from twinstep.demo.record import MOMENTS, Digests, Failure, read_digests
 from twinstep.demo.show import Screen
@@ -46,6 +47,7 @@ def train(
     *,
     blows: Sequence[Planned] = (),
     seed: int = 0,
+    ground: Ground | None = None,
     end_s_max: float = 300.0,
 ) -> Run:
     """Returns the record of a run that has ended well, and left no process.
@@ -59,7 +61,7 @@ def train(
         failures.append(failure)
         screen.failure(failure)
 
-    job = RunningJob(plan, folder, screen.look)
+    job = RunningJob(plan, folder, screen.look, ground=ground or Loopback())
     with closing(job):
         job.wait("a first step", lambda s: s.step > 0, limit_s=plan.start_s_max)
         if blows:

@@ -19,16 +19,24 @@ _PARTS = 10_000  # one in so many frames is the finest loss
 class Links:
     """The links of a network; hosts are numbered from 1.
 
-    `cut` hosts neither send nor receive. `deaf` are pairs of which the second does not
-    hear the first. `loss` of a host is the share of frames, in each direction, that its
-    cable drops at random."""
+    Nobody hears a host that is `mute`, and one that is `shut` hears nobody; one that
+    is cut off is both. `deaf` are pairs of which the second does not hear the first.
+    `loss` of a host is the share of frames, in each direction, that its cable drops at
+    random."""
 
-    cut: frozenset[int] = frozenset()
+    mute: frozenset[int] = frozenset()
+    shut: frozenset[int] = frozenset()
     deaf: frozenset[tuple[int, int]] = frozenset()
     loss: Mapping[int, float] = field(default_factory=dict[int, float])
 
     def but_cut(self, host: int) -> Links:
-        return replace(self, cut=self.cut | {host})
+        return self.but_mute(host).but_shut(host)
+
+    def but_mute(self, host: int) -> Links:
+        return replace(self, mute=self.mute | {host})
+
+    def but_shut(self, host: int) -> Links:
+        return replace(self, shut=self.shut | {host})
 
     def but_deaf(self, source: int, target: int) -> Links:
         """`target` does not hear `source`; the other way is as it was."""
@@ -45,15 +53,16 @@ class Links:
     def healed(self, host: int) -> Links:
         """Nothing is wrong any more with what touches `host`."""
         return Links(
-            cut=self.cut - {host},
+            mute=self.mute - {host},
+            shut=self.shut - {host},
             deaf=frozenset(pair for pair in self.deaf if host not in pair),
             loss={other: ratio for other, ratio in self.loss.items() if other != host},
         )
 
     def rules(self) -> str:
         """Returns the nftables rules for the switch; they replace former ones."""
-        came = [f"iifname {ports(host)} drop" for host in sorted(self.cut)]
-        goes = [f"oifname {ports(host)} drop" for host in sorted(self.cut)]
+        came = [f"iifname {ports(host)} drop" for host in sorted(self.mute)]
+        goes = [f"oifname {ports(host)} drop" for host in sorted(self.shut)]
         for host, ratio in sorted(self.loss.items()):
             chance = f"numgen random mod {_PARTS} < {round(ratio * _PARTS)} drop"
             came.append(f"iifname {ports(host)} {chance}")
