@@ -17,6 +17,7 @@ from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.kv_server import Embedded
 from twinstep.agent.seat import MACHINES, PLAN, ROOT, Seat
 from twinstep.clock import monotonic_s
+from twinstep.cloud.requests import REQUESTS, RETURNS, KeyValueOperator
 from twinstep.config import Timing
 from twinstep.errors import DeadlinePassed, UsageError
 
@@ -310,3 +311,26 @@ def test_a_plan_is_kept_when_its_root_is_gone(
     first.seat.leave()
     assert second.seat.plan() == b"plan"
     assert store.get(MACHINES)[1] == {} and store.get(ROOT)[1] == {}
+
+
+def test_who_is_no_longer_root_asks_its_operator_for_nothing(
+    store: KeyValueStore, contenders: list[Contender]
+) -> None:
+    first, second, *_ = contenders
+    first.seat.take(b"{}")
+    assert first.root_of(1) == "m0"
+    until(lambda: first.seat.holds(1), "m0 to know")
+    old, new = KeyValueOperator(store), KeyValueOperator(store)
+    old.fence = first.seat.fence
+    old.ask("for-m7", reason="lost")
+    second.seat.take(b"{}")
+    first.seat.leave()
+    until(lambda: second.seat.holds(2), "m1 to be root")
+    new.fence = second.seat.fence
+    assert not first.seat.still_root() and second.seat.still_root()
+    # Its lease is over, and it does not know: it was paused between look and call.
+    old.ask("for-m1", reason="its lease lapsed, as far as I know")
+    old.give_back("m1", reason="its lease lapsed, as far as I know")
+    new.give_back("m8", reason="lost")
+    assert list(store.get(REQUESTS)[1]) == [REQUESTS + "for-m7"]
+    assert list(store.get(RETURNS)[1]) == [RETURNS + "m8"]
