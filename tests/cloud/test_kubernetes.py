@@ -149,6 +149,8 @@ def test_a_lost_machine_is_deleted_at_once_and_its_node_avoided(trial: Trial) ->
     trial.operator.give_back("run-7-1", reason="silent for 1.5 s")
     name = trial.asked()
     assert "run-7-1" not in trial.api.pods
+    by_force = {"gracePeriodSeconds": 0, "preconditions": {"uid": "uid-run-7-1"}}
+    assert trial.api.deletions == [by_force]
     (term,) = trial.api.pods[name]["spec"]["affinity"]["nodeAffinity"][
         "requiredDuringSchedulingIgnoredDuringExecution"
     ]["nodeSelectorTerms"]
@@ -357,42 +359,3 @@ def test_machines_are_the_pods_of_the_job(
     trial.api.answers["GET"] = [status(403, "Forbidden", "cannot list")]
     with pytest.raises(Refused, match="must allow `list pods`"):
         trial.operator.machines()
-
-
-def test_a_template_keeps_its_own_affinity() -> None:
-    own = {
-        "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []},
-        "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [{"matchExpressions": [1]}, {"matchFields": [2]}]
-            }
-        },
-    }
-    template = {"spec": {"affinity": own, "containers": []}}
-    made = pods.pod_for(
-        template, job="j", request="r", reason="", role="trains", avoid=["n1"]
-    )
-    affinity = made["spec"]["affinity"]
-    assert affinity["podAntiAffinity"] == own["podAntiAffinity"]
-    bad = {"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}
-    assert affinity["nodeAffinity"][
-        "requiredDuringSchedulingIgnoredDuringExecution"
-    ] == {
-        "nodeSelectorTerms": [
-            {"matchExpressions": [1], "matchFields": [bad]},
-            {"matchFields": [2, bad]},
-        ]
-    }
-    assert template == {"spec": {"affinity": own, "containers": []}}
-
-
-@pytest.mark.parametrize("job", ["run-7", "Run.7_x", "a" * 63, "-"])
-def test_names_of_pods_are_names(job: str) -> None:
-    lost = pods.pod_name(job, "0")
-    names = {lost}
-    for _ in range(50):  # a machine lost again and again
-        lost = pods.pod_name(job, f"for-{lost}")
-        assert lost not in names and len(lost) <= 63
-        assert lost.replace("-", "").isalnum() and lost == lost.lower()
-        assert lost[0].isalnum() and lost[-1].isalnum()
-        names.add(lost)

@@ -41,6 +41,8 @@ class CheckedApi:
     templates: dict[str, Object] = field(default_factory=dict[str, Object])
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     wrong: list[str] = field(default_factory=list[str])
+    deletions: list[Object] = field(default_factory=list[Object])
+    """The options of each."""
     answers: dict[str, list[tuple[int, Any]]] = field(
         default_factory=dict[str, list[tuple[int, Any]]]
     )
@@ -96,6 +98,7 @@ class CheckedApi:
     def _delete(self, name: str, options: Object) -> tuple[int, Any]:
         if name not in self.pods:
             return _missing("pods", name)
+        self.deletions.append(options)
         uid = self.pods[name]["metadata"]["uid"]
         if options["preconditions"]["uid"] != uid:
             return status(409, "Conflict", "Precondition failed: UID")

@@ -12,13 +12,15 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("kubernetes")
 pytest.importorskip("yaml")
+
+import kubernetes.client
 
 from tests.kubernetes.plane import Server, binaries, until
 from tests.kubernetes.trial_nodes import (
@@ -31,6 +33,10 @@ from tests.kubernetes.trial_nodes import (
 )
 from tests.trial import undisturbed
 from twinstep.agent.record import Recovery
+from twinstep.cloud.kubernetes import KubernetesOperator
+from twinstep.cloud.kubernetes_api import Api
+from twinstep.cloud.operator import Answer
+from twinstep.cloud_settings import Kubernetes
 from twinstep.jobs import JobView
 
 pytestmark = [
@@ -61,13 +67,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield found
 
 
-def test_the_service_account_may_do_five_things(cluster: Cluster) -> None:
-    account = cluster.server.get(f"/api/v1/namespaces/{SPACE}/serviceaccounts/{SPACE}")
-    secret = account["secrets"][0]["name"]
-    found = cluster.server.get(f"/api/v1/namespaces/{SPACE}/secrets/{secret}")
-    token = base64.b64decode(found["data"]["token"]).decode()
+def with_token(cluster: Cluster, account: str) -> Server:
+    """The API, spoken to as a service account."""
+    path = f"/api/v1/namespaces/{SPACE}"
+    found = cluster.server.get(f"{path}/serviceaccounts/{account}")
+    secret = cluster.server.get(f"{path}/secrets/{found['secrets'][0]['name']}")
+    token = base64.b64decode(secret["data"]["token"]).decode()
     server = cluster.server
-    mine = Server(port=server.port, authority=server.authority, token=token)
+    return Server(port=server.port, authority=server.authority, token=token)
+
+
+def operator(cluster: Cluster, job: str, account: str) -> KubernetesOperator:
+    server = with_token(cluster, account)
+    setup = kubernetes.client.Configuration(host=f"https://127.0.0.1:{server.port}")
+    setup.ssl_ca_cert = str(server.authority)
+    setup.api_key["BearerToken"] = f"bearer {server.token}"
+    settings = Kubernetes(patience_s=3.0)
+    client = kubernetes.client.ApiClient(setup)
+    api = Api(namespace=SPACE, settings=settings, client=client)
+    return KubernetesOperator(job=job, machine="none", settings=settings, api=api)
+
+
+def test_the_service_account_may_do_five_things(cluster: Cluster) -> None:
+    mine = with_token(cluster, SPACE)
     assert mine.call("GET", PODS)[0] == 200
     assert mine.call("GET", f"{PODS}/nobody")[0] == 404
     assert mine.call("DELETE", f"{PODS}/nobody")[0] == 404
@@ -98,6 +120,49 @@ def test_the_service_account_may_do_five_things(cluster: Cluster) -> None:
         assert code == 403, f"{method} {path}: {code} {said.get('message')}"
 
 
+def test_what_cannot_be_had_is_said_in_words(cluster: Cluster) -> None:
+    container = {"name": "machine", "image": "none", "command": ["sleep", "60"]}
+    large = container | {"resources": {"requests": {"cpu": "64"}}}
+    for job, one in (("run-q", container), ("run-l", large)):
+        template = {"metadata": {}, "spec": {"containers": [one]}}
+        value = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+        cluster.server.apply(value | {"metadata": {"name": job, "namespace": SPACE}})
+
+    def refused(job: str, account: str, *, passes: bool) -> str:
+        asked = operator(cluster, job, account)
+        asked.ask("0", reason="to see")
+        answer = until(lambda: asked.answer("0"), "an answer", told=cluster.__str__)
+        assert answer.machine == "", answer
+        assert answer.reason.endswith("; goes on trying") == passes, answer
+        asked.close()
+        return answer.reason
+
+    reason = refused("run-l", SPACE, passes=True)
+    assert "pod run-l-0 cannot be scheduled: 0/5 nodes are available" in reason
+    reason = refused("run-q", "default", passes=False)
+    assert "forbidden" in reason and "must allow `get podtemplates`" in reason
+    assert "PodTemplate nothing: NotFound" in refused("nothing", SPACE, passes=False)
+
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "spec": {"hard": {"pods": 0}}}
+    place = {"metadata": {"name": "small", "namespace": SPACE}}
+    cluster.server.apply(quota | place)
+    quotas = f"/api/v1/namespaces/{SPACE}/resourcequotas/small"
+    until(lambda: cluster.server.get(quotas)["status"].get("hard"), "the quota")
+    asked = operator(cluster, "run-q", SPACE)
+    asked.ask("0", reason="to see")
+    answer = until(lambda: asked.answer("0"), "an answer", told=cluster.__str__)
+    assert "exceeded quota: small" in answer.reason, answer
+    assert cluster.server.call("DELETE", quotas)[0] == 200
+    until(lambda: asked.answer("0") == Answer(machine="run-q-0"), "the pod after all")
+    assert [m.name for m in asked.machines()] == ["run-q-0"]
+    for name in ("run-q-0", "run-l-0", "etcd-0"):  # of two other jobs, and kept
+        asked.give_back(name, reason="to see")
+    until(lambda: "run-q-0" not in cluster.pods(), "the pod to go")
+    asked.close()
+    assert {"run-l-0", "etcd-0"} <= set(cluster.pods())
+    assert cluster.server.call("DELETE", f"{PODS}/run-l-0")[0] == 200
+
+
 @pytest.mark.parametrize(
     ("job", "standbys", "who"),
     [("run-a", 0, "worker"), ("run-b", 1, "root")],
@@ -108,7 +173,20 @@ def test_a_node_dies(cluster: Cluster, job: str, standbys: int, who: str) -> Non
     told = cluster.__str__
     until(lambda: len(cluster.running(job)) == count, "machines", told=told)
     until(lambda: is_described(cluster, job), "the job", told=told)
-    view = JobView(cluster.etcd(job))
+    with closing(JobView(cluster.etcd(job))) as view:
+        node, machines = replaced(cluster, job, view, who)
+    completed(cluster, job, machines)
+    # Power again: the node is Ready.
+    cluster.boot(node, int(node[1:]))
+    until(lambda: cluster.ready() == NODES, f"{node} again", told=told)
+
+
+def replaced(
+    cluster: Cluster, job: str, view: JobView, who: str
+) -> tuple[str, set[str]]:
+    """Kills a machine's node, and sees another machine on another node and the next
+    step. Returns the node, and all machines there were."""
+    told = cluster.__str__
 
     def reached(step: int) -> bool:
         status = view.status()
@@ -116,16 +194,15 @@ def test_a_node_dies(cluster: Cluster, job: str, standbys: int, who: str) -> Non
 
     until(lambda: reached(20), "step 20", timeout_s=120, told=told)
     victim, node = victim_of(cluster, job, view, who)
-    before = cluster.running(job)
-
+    before = set(cluster.running(job))
     killed_s, killed_at_s = time.monotonic(), time.time()
     cluster.kill(node)
     until(lambda: victim not in cluster.pods(), "the deletion", told=told)
     deleted_s = time.monotonic()
-    news = until(lambda: set(cluster.running(job)) - set(before), "a pod", told=told)
+    (new,) = until(lambda: set(cluster.running(job)) - before, "a pod", told=told)
     runs_s = time.monotonic()
-    (new,) = news
-    assert cluster.running(job)[new] != node
+    where = cluster.running(job)[new]
+    assert where != node
     recovery: Recovery = until(
         lambda: next((r for r in view.recoveries() if r.done), None),
         "the next step",
@@ -136,10 +213,16 @@ def test_a_node_dies(cluster: Cluster, job: str, standbys: int, who: str) -> Non
     next_s = recovery.first_step_s - killed_at_s
     print(
         f"\n{job}: {who} {victim} on {node} killed; its pod deleted after "
-        f"{deleted_s - killed_s:.2f} s, {new} runs on {cluster.running(job)[new]} "
+        f"{deleted_s - killed_s:.2f} s, {new} runs on {where} "
         f"{runs_s - deleted_s:.2f} s later, next step {next_s:.2f} s "
         f"after the kill; {recovery.steps_lost} steps lost, from {recovery.source}"
     )
+    return node, {*before, new}
+
+
+def completed(cluster: Cluster, job: str, machines: set[str]) -> None:
+    """The run ends well, with the right bits; deleted, it leaves no pod."""
+    told = cluster.__str__
     path = f"/apis/batch/v1/namespaces/{SPACE}/jobs/{job}"
     until(
         lambda: cluster.server.get(path)["status"].get("succeeded"),
@@ -147,17 +230,14 @@ def test_a_node_dies(cluster: Cluster, job: str, standbys: int, who: str) -> Non
         timeout_s=180,
         told=told,
     )
-    outs = [cluster.out(name) for name in {*before, new}]
     digests = {
         int(rank): digest
-        for out in outs
-        for rank, digest in re.findall(r"^\[rank (\d+)\] digest (\w+)$", out, re.M)
+        for name in machines
+        for rank, digest in re.findall(
+            r"^\[rank (\d+)\] digest (\w+)$", cluster.out(name), re.MULTILINE
+        )
     }
     assert digests == reference(), told()
-    # Power again: the node is Ready, and nothing of before runs there.
-    cluster.boot(node, int(node[1:]))
-    until(lambda: cluster.ready() == NODES, f"{node} again", told=told)
-    # The Job is the run: what it launched goes with it.
     options = {"propagationPolicy": "Background"}
     assert cluster.server.call("DELETE", path, options)[0] == 200
     until(
@@ -180,5 +260,5 @@ def victim_of(cluster: Cluster, job: str, view: JobView, who: str) -> tuple[str,
     return name, str(cluster.pods()[name]["spec"]["nodeName"])
 
 
-def test_nothing_is_left(cluster: Cluster, tmp_path: Path) -> None:
+def test_nothing_is_left(cluster: Cluster) -> None:
     assert len(cluster.pods()) == 1, "etcd's"
