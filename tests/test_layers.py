@@ -21,6 +21,7 @@ LAYERS = (
     "values",
     "clock",
     "cloud_settings",
+    "vigilance",
     "config",
     "launched",
     "environment",
@@ -117,6 +118,7 @@ PURE = (
     "agent/chronicle.py",
     "agent/inventories.py",
     "agent/vote.py",
+    "agent/wellbeing.py",
     "agent/worker.py",
     "cloud/pods.py",
 )

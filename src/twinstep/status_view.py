@@ -47,7 +47,7 @@ def draw(
         parts.append(Text(f"{name}: no root yet; waiting for the machines to join"))
     else:
         parts += [_headline(name, status, now_s), _machines(status), _memory(status)]
-        parts.append(_promise(status))
+        parts += [_promise(status), *_amiss(status)]
     if recoveries:
         parts.append(_recoveries(recoveries))
     if result is not None:
@@ -100,6 +100,18 @@ def _machine(machine: MachineStatus, status: Status) -> list[str]:
         " ".join([*map(str, sorted(machine.ranks)), *shared]),
         " ".join(map(str, machine.holds)),
     ]
+
+
+def _amiss(status: Status) -> list[Text]:
+    """What is wrong with machines, a line each."""
+    lines: list[Text] = []
+    for machine in status.machines:
+        if machine.failing:
+            lines.append(Text(f"{machine.machine}: {machine.failing}", style="red"))
+        for warning in machine.warnings:
+            text = f"{machine.machine}: warning: {warning}"
+            lines.append(Text(text, style="yellow"))
+    return lines
 
 
 def _memory(status: Status) -> Text:

@@ -35,6 +35,22 @@ class Lookout:
         self.worker.latest[f"ended {rank}"] = message
         return [do.TellRoot(message=message)]
 
+    def condition(self, failing: str, warnings: list[str]) -> Actions:
+        """The machine's probes have something new to tell: of it, and not of a round,
+        so a later root is told as well."""
+        worker = self.worker
+        worker.condition = say.Condition(
+            machine=worker.machine,
+            round=worker.round,
+            term=worker.term,
+            failing=failing,
+            warnings=warnings,
+        )
+        words = [f"failing: {failing}"] if failing else []
+        words += [f"warning: {text}" for text in warnings]
+        text = "; ".join(words) or "its probes find nothing amiss any more"
+        return [do.Log(text=text), do.TellRoot(message=worker.condition)]
+
     def looked(self, round: int, sights: Mapping[int, say.Sight]) -> Actions:
         """The ranks were looked at; their steps are added here."""
         if round != self.worker.round or self.worker.stopped:

@@ -21,6 +21,7 @@ import msgspec
 
 from twinstep import clock
 from twinstep.agent import actions as do, links, looking
+from twinstep.agent.checkup import Checkup
 from twinstep.agent.crew import Command, Crew
 from twinstep.agent.doors import Doors
 from twinstep.agent.guests import ENDED, Events, Guests
@@ -28,6 +29,7 @@ from twinstep.agent.health_http import HealthServer, lacks
 from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
 from twinstep.agent.moving import Mover
+from twinstep.agent.probes import probes_of
 from twinstep.agent.rooting import Operator, Rooting
 from twinstep.agent.seat import Seat
 from twinstep.agent.transit import Transit
@@ -115,6 +117,7 @@ class Agent:
             on_lost=lambda reason: self.leave(1, reason),
             log=self.log,
         )
+        self._checkup = self._look_after()
         self._tasks: list[asyncio.Task[None]] = []
         self._health = HealthServer(post.host, job.health.port, lambda: lacks(self))
 
@@ -188,6 +191,7 @@ class Agent:
     def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self._checkup.close()
         if not isinstance(self.crew, Guests) or self._status():
             self.crew.stop()  # guests that go on without protection are let go
         self.mover.close()
@@ -196,7 +200,6 @@ class Agent:
         self.doors.close()
         self._health.close()
         self.crew.close()
-        looking.tidy(self.post.folder)
         looking.tidy(self.post.folder)
         for reservation in self._reservations:
             reservation.close()
@@ -247,6 +250,7 @@ class Agent:
         while True:
             await asyncio.sleep(self.job.timing.tick_s)
             self.carry(self._transit.tick(clock.now_s()))
+            self._checkup.tick()
             self.rooting.tick()
             if self.rooting.is_cut_off():
                 self.carry(self.worker.cut_off())
@@ -296,6 +300,20 @@ class Agent:
                     self.crew.leave(status, reason)
                     self.log(reason)
                 self.leave(status, "")  # the launcher tells the reason
+
+    def _look_after(self) -> Checkup:
+        """The machine's probes begin to look."""
+        health = self.job.health
+        probes, failed = probes_of(
+            health, machine=self.post.name, folder=self.post.folder
+        )
+        for text in failed:
+            self.log(text)
+
+        def tell(failing: str, warnings: list[str]) -> None:
+            self.carry(self._lookout.condition(failing, warnings))
+
+        return Checkup(probes, health, post=self.soon, on_change=tell)
 
     def _look(self, action: do.LookAtRanks) -> None:
         round = action.round

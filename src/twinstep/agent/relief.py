@@ -72,7 +72,8 @@ def planned(root: Root) -> Actions:
     whole = root.ballot.keep > root.begin.step and root.job.copies_held > 1
     if root.phase is not Phase.TRAINING or not whole or root.seen.ended:
         return []
-    return root.new_round("machine", unwell[0], roster.reason(unwell[0]))
+    reason = f"to replace {unwell[0]}: {roster.reason(unwell[0])}"
+    return root.new_round("machine", unwell[0], reason)
 
 
 def waits(root: Root) -> bool:
@@ -107,12 +108,18 @@ def relieve(root: Root) -> Actions:
 
 
 def _unwell(root: Root) -> list[str]:
-    """The machines with a place that are to be replaced."""
+    """The machines with a place that are to be replaced.
+
+    What more than half of them fail for lies with what they share, or with the probe:
+    others would fail as well."""
     if root.guests:
         return []  # whoever launches gives the places
-    found = root.roster.unwell()
-    replaces = root.job.health.replace
-    return [name for name in found if replaces or name in root.roster.struck]
+    roster = root.roster
+    found = roster.unwell()
+    failing = [name for name in found if name not in roster.struck]
+    few = 2 * len(failing) <= len(roster.present())
+    replaces = root.job.health.replace and few
+    return [name for name in found if replaces or name in roster.struck]
 
 
 def _newest(root: Root, without: str) -> tuple[int, int]:

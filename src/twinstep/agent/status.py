@@ -24,6 +24,10 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Process of each rank."""
     holds: list[int]
     """Own shards of other machines' ranks that it holds copies of."""
+    failing: str = ""
+    """Why it is to be replaced, or not to be relied on."""
+    warnings: list[str] = []
+    """What its probes warn of."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +109,7 @@ def outlook_of(root: Root) -> Outlook:
 
 
 def _machine(root: Root, name: str, place: int) -> MachineStatus:
-    join = root.roster.joined[name]
+    join, said = root.roster.joined[name], root.roster.conditions.get(name)
     ranks = root.grid.ranks(place) if place >= 0 else range(0)
     held = [
         rank
@@ -121,6 +125,8 @@ def _machine(root: Root, name: str, place: int) -> MachineStatus:
         group=join.group,
         ranks={rank: root.seen.pids[rank] for rank in ranks if rank in root.seen.pids},
         holds=held,
+        failing=root.roster.reason(name),
+        warnings=said.warnings if said else [],
     )
 
 

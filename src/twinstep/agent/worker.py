@@ -53,6 +53,8 @@ class Worker:
     pids: dict[int, int] = field(default_factory=dict[int, int])
     welcomed: set[int] = field(default_factory=set[int])
     restored: dict[int, float] = field(default_factory=dict[int, float])
+    condition: say.Condition | None = None
+    """What the machine's probes last found amiss, or that they do not any more."""
     latest: dict[str, say.ToRoot] = field(default_factory=dict[str, say.ToRoot])
     """The last message of each kind, said again to a root that may have missed it."""
 
@@ -77,6 +79,7 @@ class Worker:
         return [
             do.TellRoot(message=join),
             *(do.TellRoot(message=message) for message in self.latest.values()),
+            *([do.TellRoot(message=self.condition)] if self.condition else []),
         ]
 
     def from_root(self, message: say.FromRoot) -> Actions:
