@@ -35,6 +35,14 @@ def test_ranks_of_an_older_round_or_ended_on_purpose_are_no_news() -> None:
     assert lookout.looked(3, {0: SIGHT}) == []
 
 
+def test_what_is_amiss_is_told_again_to_the_next_root() -> None:
+    scene, lookout = at_step_3()
+    (told,) = of(lookout.condition("disk: full", ["gpu: hot"]), say.Condition)
+    assert (told.failing, told.warnings) == ("disk: full", ["gpu: hot"])
+    scene.stops(round=3)
+    assert told in of(scene.worker.root_here(), say.Condition)
+
+
 def test_a_look_tells_what_was_seen_and_the_step() -> None:
     _, lookout = at_step_3()
     (looked,) = of(lookout.looked(2, {0: SIGHT}), say.Looked)

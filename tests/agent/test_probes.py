@@ -85,6 +85,23 @@ def test_the_kernels_log_is_read_from_the_start_of_the_agent_on(tmp_path: Path) 
     assert unread.check() == Finding(), "where it may not be read"
 
 
+def test_records_that_were_overwritten_before_they_were_read_are_passed_over(
+    tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "kmsg").write_text("")
+    probe = probes.ErrorsProbe(log=tmp_path / "kmsg", counters=tmp_path)
+    reads = iter([BrokenPipeError(), b"3,2,9,-;NVRM: Xid (PCI:1): 79, lost\n", b""])
+
+    def read(_file: int, _count: int) -> bytes:
+        found = next(reads)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(probes.os, "read", read)
+    assert probe.check().level is Level.FAILING
+
+
 class Gpu:
     """As much of pynvml as the probe uses; made from its documentation."""
 

@@ -33,7 +33,6 @@ class Checkup:
         self._wellbeing = Wellbeing(failures_max=health.failures_max)
         self._began_s: dict[str, float] = {}
         """Per probe that looks now, since when."""
-        self._late: set[str] = set()
         self._ended = threading.Event()
         for probe in probes:
             threading.Thread(
@@ -56,7 +55,6 @@ class Checkup:
             self._ended.wait(self._health.check_s)
 
     def _take(self, name: str, finding: Finding) -> None:
-        self._late.discard(name)
         if self._wellbeing.take(name, finding):
             self._tell()
 
@@ -64,10 +62,9 @@ class Checkup:
         """Notices probes that have not answered in time."""
         now_s, after_s = monotonic_s(), self._health.check_s_max
         for name, began_s in list(self._began_s.items()):
-            if now_s - began_s > 1.5 * after_s and name not in self._late:
-                self._late.add(name)
-                if self._wellbeing.late(name, after_s):
-                    self._tell()
+            late = now_s - began_s > 1.5 * after_s  # a program is ended before
+            if late and self._wellbeing.late(name, after_s):
+                self._tell()
 
     def _tell(self) -> None:
         self._on_change(self._wellbeing.failing, self._wellbeing.warnings)
