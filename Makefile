@@ -45,7 +45,7 @@ $(BIN)/python:
 	touch $@
 
 $(INSTALLED): pyproject.toml .venv/.torch
-	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,etcd,kubernetes,tls,torch]'
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,etcd,kubernetes,ray,tls,torch]'
 	touch $@
 
 # The tests of etcd want the real one and are skipped without: installed once where

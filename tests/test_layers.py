@@ -70,6 +70,7 @@ HOMES = {
     "etcd3gw": ("agent/etcd.py",),
     "aetcd": ("agent/etcd.py",),
     "etcd": ("agent/etcd.py",),
+    "ray": ("cloud/ray.py", "cloud/ray_fleet.py"),
     "kubernetes": ("cloud/kubernetes_api.py",),
 }
 
@@ -121,6 +122,7 @@ PURE = (
     "agent/wellbeing.py",
     "agent/worker.py",
     "cloud/pods.py",
+    "cloud/nodes.py",
 )
 IMPURE = {"asyncio", "os", "random", "socket", "subprocess", "threading", "time"}
 IMPURE_OF_OURS = {"twinstep.clock", "twinstep.environment"}
