@@ -12,7 +12,7 @@ venv: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/twinstep demo
 
-test: check .venv/.etcd .venv/.hosts
+test: check .venv/.debian
 	$(BIN)/python -m pytest
 
 # Long, and only on request: a real control plane, built once from Debian's sources (an
@@ -48,20 +48,16 @@ $(INSTALLED): pyproject.toml .venv/.torch
 	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,etcd,kubernetes,ray,tls,torch]'
 	touch $@
 
-# The tests of etcd want the real one and are skipped without: installed once where
-# that is possible (RUNLEVEL=1 keeps Debian from starting it), and no error if not.
-.venv/.etcd: | $(BIN)/python
-	@command -v etcd >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
-	|| { timeout 120 apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-	timeout 120 apt-get install -y -q etcd-server etcd-client; } >/dev/null 2>&1 \
-	|| echo "etcd could not be installed; its tests will be skipped"
-	@touch $@
-
-# So do the tests on hosts (network namespaces) want these.
-.venv/.hosts: | $(BIN)/python
-	@{ command -v ip && command -v nft && ls /usr/lib/*/faketime; } >/dev/null 2>&1 \
-	|| [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
-	|| { timeout 120 apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-	timeout 120 apt-get install -y -q iproute2 nftables libfaketime; } >/dev/null 2>&1 \
-	|| echo "iproute2, nftables, libfaketime could not be installed; tests on hosts will be skipped"
+# Tests of etcd, of hosts (network namespaces) and of Slurm want the real ones, and are
+# skipped without: installed once where that is possible, and no error if not. RUNLEVEL=1
+# keeps Debian from starting services. COMMAND:PACKAGE; faketime is a library.
+DEBIAN := etcd:etcd-server etcdctl:etcd-client ip:iproute2 nft:nftables \
+	slurmctld:slurm-wlm faketime:libfaketime
+.venv/.debian: | $(BIN)/python
+	@lack=; for pair in $(DEBIAN); do command -v "$${pair%%:*}" >/dev/null \
+	|| ls /usr/lib/*/"$${pair%%:*}" >/dev/null 2>&1 || lack="$$lack $${pair##*:}"; done; \
+	[ -z "$$lack" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get \
+	&& timeout 120 apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	timeout 240 apt-get install -y -q --no-install-recommends $$lack; } >/dev/null 2>&1 \
+	|| echo "could not install$$lack; the tests that need them will be skipped"
 	@touch $@

@@ -20,6 +20,7 @@ PARTS: dict[str, type[Any]] = {
     "[transfer]": config.Transfer,
     "[trust]": config.Trust,
     "[kubernetes]": config.Kubernetes,
+    "[slurm]": config.Slurm,
 }
 
 LEAST = {
@@ -50,6 +51,11 @@ LEAST = {
     "handshake_threads": "> 0",
     "strangers_lines_max": "> 0",
     "domains": "none, or one a machine",
+    "drain": "bad or never",
+    "replacements_max": ">= 1",
+    "return_s": ">= 0",
+    "call_s_max": "> 0",
+    "look_s": "> 0",
 }
 
 

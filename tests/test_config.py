@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from tests.settings_table import least, settings_table
-from twinstep.config import Health, Job, Kubernetes, Timing, Transfer, Trust, load
+from twinstep.config import (
+    Health,
+    Job,
+    Kubernetes,
+    Slurm,
+    Timing,
+    Transfer,
+    Trust,
+    load,
+)
 from twinstep.errors import ConfigError
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
@@ -98,7 +107,9 @@ def test_two_copies_where_there_are_two_machines() -> None:
     assert Job(machines=8, copies=3).copies_held == 3
 
 
-@pytest.mark.parametrize("part", [Job, Timing, Health, Transfer, Trust, Kubernetes])
+@pytest.mark.parametrize(
+    "part", [Job, Timing, Health, Transfer, Trust, Kubernetes, Slurm]
+)
 def test_every_setting_is_in_the_reference(part: type[Any]) -> None:
     text = REFERENCE.read_text()
     table = settings_table(part)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from twinstep.errors import ConfigError
 
+DRAIN = ("bad", "never")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kubernetes:
@@ -36,3 +38,36 @@ class Kubernetes:
             value = getattr(self, field.name)
             if field.name != "template" and not value > 0:
                 raise ConfigError(f"kubernetes.{field.name} is {value}; must be > 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slurm:
+    """How the operator `slurm` asks for nodes."""
+
+    script: str = ""
+    """The batch script of a replacement; empty: the one that this job began with."""
+    options: tuple[str, ...] = ()
+    """More options of sbatch for a replacement, such as --partition=spare."""
+    drain: str = "bad"
+    """Which nodes are drained with the reason: bad ones (what ran there failed while
+    it was heard of), never any. It needs the rights of a Slurm operator."""
+    return_s: float = 3.0
+    """So long a lost machine's agent may take to be started again on its node, before
+    another node is asked for."""
+    replacements_max: int = 16
+    """Machines asked for in one run."""
+    call_s_max: float = 20.0
+    """One command of Slurm's."""
+    look_s: float = 2.0
+    """What became of a replacement is asked for no more often."""
+
+    def __post_init__(self) -> None:
+        if self.drain not in DRAIN:
+            raise ConfigError(
+                f"slurm.drain is {self.drain!r}; use one of {', '.join(DRAIN)}"
+            )
+        if self.return_s < 0:
+            raise ConfigError(f"slurm.return_s is {self.return_s}; at least 0")
+        for name in ("replacements_max", "call_s_max", "look_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"slurm.{name} is {getattr(self, name)}; must be > 0")

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from twinstep.cloud_settings import Kubernetes
+from twinstep.cloud_settings import Kubernetes, Slurm
 from twinstep.errors import ConfigError
 from twinstep.vigilance import Health as Health, Timing as Timing
 
@@ -149,6 +149,7 @@ class Job:
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     trust: Trust = dataclasses.field(default_factory=Trust)
     kubernetes: Kubernetes = dataclasses.field(default_factory=Kubernetes)
+    slurm: Slurm = dataclasses.field(default_factory=Slurm)
 
     def __post_init__(self) -> None:
         if self.machines < 1 or self.ranks_per_machine < 1 or self.standbys < 0:
@@ -215,6 +216,7 @@ def _unknown(settings: dict[str, Any]) -> list[str]:
         "transfer": Transfer,
         "trust": Trust,
         "kubernetes": Kubernetes,
+        "slurm": Slurm,
     }
     known = {field.name for field in dataclasses.fields(Job)}
     wrong = [name for name in settings if name not in known]

@@ -20,6 +20,7 @@ from twinstep.launched import Launch, place_of
 
 AGENT = "TWINSTEP_AGENT"
 ROUND = "TWINSTEP_ROUND"
+REPLACES = "TWINSTEP_REPLACES"
 COPY_PAST_CACHES = "glibc.cpu.x86_non_temporal_threshold=0x40000"
 
 
@@ -61,6 +62,54 @@ def rank_place(environment: Mapping[str, str] | None = None) -> RankPlace | None
 def launch() -> Launch | None:
     """Returns where another launcher put this process; None where none did."""
     return place_of(os.environ, parent=os.getppid(), computer=socket.gethostname())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmPlace:
+    """Where Slurm has started this process."""
+
+    job: str
+    node: str
+    node_id: int
+    """Counted from 0 in the step that this process belongs to."""
+    replacement: bool
+    """It is there for a machine that was lost, in a Slurm job of its own."""
+    launcher: tuple[str, int]
+    """Where the `srun` that started this process listens; no port if unknown."""
+
+    @property
+    def machine(self) -> str:
+        """The name of the first machine of a run that is here."""
+        return f"{self.node}.{self.job}" if self.replacement else self.node
+
+
+def slurm_place(environment: Mapping[str, str] | None = None) -> SlurmPlace | None:
+    """Returns where this process is, or None when Slurm did not start it."""
+    found = os.environ if environment is None else environment
+    job, node = found.get("SLURM_JOB_ID", ""), found.get("SLURMD_NODENAME", "")
+    if not job or not node:
+        return None
+    port = found.get("SLURM_SRUN_COMM_PORT", "")
+    number = found.get("SLURM_NODEID", "")
+    return SlurmPlace(
+        job=job,
+        node=node,
+        node_id=int(number) if number.isdecimal() else 0,
+        replacement=bool(found.get(REPLACES)),
+        launcher=(
+            found.get("SLURM_SRUN_COMM_HOST", ""),
+            int(port) if port.isdecimal() else 0,
+        ),
+    )
+
+
+def outside_slurm() -> dict[str, str]:
+    """Returns this process's environment without what Slurm says of its own job."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SLURMD_"))
+    }
 
 
 def rank_environment(

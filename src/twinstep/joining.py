@@ -21,7 +21,7 @@ from types import FrameType
 from twinstep import clock, environment
 from twinstep.agent import stores
 from twinstep.agent.kv_server import serve
-from twinstep.cloud import start
+from twinstep.cloud import slurm_places, start
 from twinstep.cloud.choice import check_kind
 from twinstep.cloud.description import JobFile, agree, published, write_job
 from twinstep.cloud.folders import check_folder, check_script
@@ -56,7 +56,9 @@ def join(
     Returns: the status that the job has ended with, if it has ended.
     Raises: UsageError, DeadlinePassed when the store does not answer."""
     path = check_script(script)
-    name = check_name(machine or socket.gethostname().split(".")[0])
+    slurm = slurm_places.here() if operator == "slurm" else None
+    given = slurm.machine if slurm else socket.gethostname().split(".")[0]
+    name = check_name(machine or given)
     if not job.store:
         raise UsageError(
             "no key-value store is named; give --store etcd://HOST:2379/JOB, or "
@@ -67,6 +69,12 @@ def join(
     agreed = enrol(job, str(path), arguments, machine=name, host=address)
     if isinstance(agreed, Result):
         return _tell(agreed)
+    if slurm is not None and not machine:
+        credentials = load(job.trust, machine=name)
+        with closing(stores.open_store(job.store, credentials=credentials)) as store:
+            name, standby = slurm_places.take(
+                store, slurm, machines=job.machines, standby=standby
+            )
     there = check_folder(folder or jobs_folder() / agreed.name, machine=name)
     write_job(there, agreed)
     line = start.command(there, name, standby=standby, host=address, operator=operator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 from twinstep.agent.kv import KeyValueStore
 from twinstep.cloud.operator import Answer, CloudOperator, Machine
@@ -10,7 +10,7 @@ from twinstep.cloud.requests import KeyValueOperator
 from twinstep.config import Job
 from twinstep.errors import ConfigError
 
-OPERATORS = ("none", "store", "kubernetes")
+OPERATORS = ("none", "store", "kubernetes", "slurm")
 
 
 @final
@@ -35,6 +35,13 @@ class NoOperator:
         return []
 
 
+@runtime_checkable
+class Closes(Protocol):
+    """An operator that has something to do when its agent ends."""
+
+    def close(self) -> None: ...
+
+
 def operator_for(
     kind: str, *, store: KeyValueStore, name: str, machine: str, job: Job
 ) -> CloudOperator:
@@ -54,6 +61,16 @@ def operator_for(
             return KeyValueOperator(store)
         case "kubernetes":
             return _kubernetes(name, machine, job)
+        case "slurm":
+            from twinstep.cloud.slurm import SlurmOperator
+
+            return SlurmOperator(
+                store,
+                name=name,
+                machine=machine,
+                address=job.store,
+                settings=job.slurm,
+            )
         case _:
             check_kind(kind)
             raise AssertionError(kind)

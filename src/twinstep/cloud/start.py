@@ -15,7 +15,7 @@ from pathlib import Path
 from twinstep.agent.crew import Command
 from twinstep.agent.process import Post, serve
 from twinstep.agent.stores import open_store
-from twinstep.cloud.choice import OPERATORS, operator_for
+from twinstep.cloud.choice import OPERATORS, Closes, operator_for
 from twinstep.cloud.description import read_job
 from twinstep.errors import ConfigError
 from twinstep.trust.credentials import load
@@ -77,7 +77,10 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"twinstep: {error}", file=sys.stderr, flush=True)
         return 2
-    return serve(job.job, post, command, store, operator)
+    status = serve(job.job, post, command, store, operator)
+    if isinstance(operator, Closes):
+        operator.close()
+    return status
 
 
 if __name__ == "__main__":

@@ -54,10 +54,12 @@ SHARED_MEMORY = "4g"
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
-# What a host does before it becomes the command: its name, the names of the others,
-# and shared memory that goes with it.
+# What a host does before it becomes the command: its name, the names of the others
+# (and nobody else's: torch looks up who connects to it, and where no server answers
+# that takes ten seconds), and shared memory that goes with it.
 _BOOT = (
     'hostname "$1" && mount --bind "$2" /etc/hosts && '
+    'mount --bind "$2.only" /etc/nsswitch.conf && '
     f"mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm && "
     'shift 2 && exec "$@"'
 )
@@ -108,6 +110,7 @@ class Network:
         lines = [f"{self.address(host)} h{host}" for host in self.hosts]
         lines += ["127.0.0.1 localhost", f"{self.address(SWITCH)} switch"]
         self._names.write_text("\n".join(lines) + "\n")
+        self._names.with_suffix(".only").write_text("passwd: files\nhosts: files\n")
         self._spaces: dict[int, int] = {}
         self._relays: dict[int, subprocess.Popen[bytes]] = {}
         try:
