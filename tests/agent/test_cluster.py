@@ -14,6 +14,7 @@ from tests.agent.toy_faults import explore
 
 SEEDS = 800
 PARTS = 8
+ILL = 120
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -30,6 +31,14 @@ def test_an_undisturbed_job_keeps_up(shared: bool, ranks: int) -> None:
 def test_what_is_kept_survives_whatever_is_done(part: int) -> None:
     for seed in range(part, SEEDS, PARTS):
         explore(seed)
+
+
+def test_machines_that_fall_ill_are_replaced_and_nothing_is_lost_by_it() -> None:
+    replaced = 0
+    for seed in range(ILL):
+        toy = explore(seed, ill=True)
+        replaced += sum("gives up its place" in line for line in toy.logs)
+    assert replaced > ILL / 5, "or nothing was tried"
 
 
 def test_two_machines_may_be_lost_in_a_row_once_the_copies_exist_again() -> None:

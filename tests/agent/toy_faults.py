@@ -11,6 +11,7 @@ from random import Random
 
 from tests.agent.toy import Toy
 from tests.agent.toy_ranks import ToyRank
+from twinstep.agent.lookout import Lookout
 from twinstep.store.slots import State
 
 KINDS = (
@@ -141,6 +142,12 @@ class Faults:
             if link is not None and toy.random.random() < 0.6:
                 link.slow_until_s = until_s
 
+    def fall_ill(self, toy: Toy) -> None:
+        """A machine's probes find it failing: it may be replaced, and nothing lost."""
+        name = a_machine(toy)
+        lookout = Lookout(worker=toy.machines[name].worker)
+        toy.carry(name, lookout.condition("its disk is full", []))
+
     def corrupt_copy(self, toy: Toy) -> None:
         name = a_machine(toy)
         machine = toy.machines[name]
@@ -188,9 +195,15 @@ def cluster(seed: int) -> tuple[Toy, Faults]:
     return toy, Faults(left=left, next_event=int(draw.random() * 700))
 
 
-def explore(seed: int, *, steps: int = 12) -> Toy:
-    """Runs the cluster of a seed. Raises: AssertionError that names the seed."""
+def explore(seed: int, *, steps: int = 12, ill: bool = False) -> Toy:
+    """Runs the cluster of a seed. Raises: AssertionError that names the seed.
+
+    Args:
+      ill: machines fall ill, too."""
     toy, faults = cluster(seed)
+    if ill:
+        for _ in range(toy.random.randint(1, 3)):
+            toy.later(toy.random.randint(100, 1500), faults.fall_ill, toy)
     try:
         toy.run(steps=steps, faults=faults)
     except (AssertionError, LookupError, ValueError) as error:

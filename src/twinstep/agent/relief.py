@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def struck(root: Root, machine: str, reason: str) -> Actions:
     """A machine's ranks have died too often, if there is a `reason`."""
-    if not reason or machine in root.roster.struck:
-        return []
+    if not reason or machine in root.roster.struck or root.guests:
+        return []  # under another launcher, that one gives the places
     root.roster.struck[machine] = reason
     root.suspicion.guard.fruitless = 0  # the script may be well without that machine
     text = f"{machine} is to be replaced: {reason}"
@@ -47,7 +47,8 @@ def condition(root: Root, said: say.Condition) -> Actions:
     reason = f"unhealthy: {said.failing}"
     if not said.failing or (former is not None and former.failing):
         return []
-    if said.machine not in roster.members or not root.job.health.replace:
+    replaces = root.job.health.replace and not root.guests
+    if said.machine not in roster.members or not replaces:
         return [do.Log(text=f"{said.machine} is {reason}")]
     done: Actions = [do.Log(text=f"{said.machine} is to be replaced: {reason}")]
     roster.kept.discard(said.machine)
