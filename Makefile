@@ -50,12 +50,12 @@ $(INSTALLED): pyproject.toml .venv/.torch
 
 # Tests of etcd, of hosts (network namespaces) and of Slurm want the real ones, and are
 # skipped without: installed once where that is possible, and no error if not. RUNLEVEL=1
-# keeps Debian from starting services. COMMAND:PACKAGE; faketime is a library.
+# keeps Debian from starting services. COMMAND:PACKAGE.
 DEBIAN := etcd:etcd-server etcdctl:etcd-client ip:iproute2 nft:nftables \
-	slurmctld:slurm-wlm faketime:libfaketime
+	slurmctld:slurm-wlm
 .venv/.debian: | $(BIN)/python
 	@lack=; for pair in $(DEBIAN); do command -v "$${pair%%:*}" >/dev/null \
-	|| ls /usr/lib/*/"$${pair%%:*}" >/dev/null 2>&1 || lack="$$lack $${pair##*:}"; done; \
+	|| lack="$$lack $${pair##*:}"; done; \
 	[ -z "$$lack" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get \
 	&& timeout 120 apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
 	timeout 240 apt-get install -y -q --no-install-recommends $$lack; } >/dev/null 2>&1 \

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.demo import records
-from twinstep.demo.record import compare, read_digests, report, summary
+from twinstep.demo.record import (
+    compare,
+    failure_of,
+    read_digests,
+    report,
+    summary,
+)
 
 
 def test_times_count_from_the_blow() -> None:
@@ -103,3 +109,30 @@ def test_sums_are_over_all_kills() -> None:
     assert sums["steps_lost_max_settled"] == 1
     assert sums["recovery_s"]["kill-root"] == {"count": 1, "median": 10, "max": 10}
     assert sums["recovery_s"]["kill-machine"]["count"] == 2
+
+
+def test_training_that_went_on_is_no_recovery() -> None:
+    facts = {"style": "ddp", "began_s": 90.0, "at_step": 21, "settled": False}
+    went_on = failure_of("delay", records.blow(), [], **facts)
+    back = failure_of("delay", records.blow(), [records.recovery()], **facts)
+    assert (went_on.recoveries, went_on.steps_lost, went_on.lost) == (0, 0, "")
+    found = summary([went_on, back], kills=2)["kinds"]["delay"]
+    assert (found["count"], found["went_on"], found["recoveries"]) == (2, 1, 1)
+    assert found["next_step_s"] == {"count": 1, "median": 4.0, "max": 4.0}
+    assert found["decided_s"]["max"] == 2.0
+
+
+def test_times_are_by_our_clock_where_the_roots_is_wrong() -> None:
+    hour = {"detected_s": 3701.5, "decided_s": 3702.0, "first_step_s": 3704.0}
+    found = failure_of(
+        "kill-root",
+        records.blow(),
+        [records.recovery(**hour)],
+        style="ddp",
+        began_s=90.0,
+        at_step=21,
+        settled=True,
+        clock_ahead_s=3600.0,
+    )
+    assert found.moments["decided"] == 2.0
+    assert (found.detected_s, found.resumed_s, found.struck_s) == (1.5, 4.0, 10.0)

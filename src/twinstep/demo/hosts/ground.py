@@ -39,6 +39,7 @@ from twinstep.cloud.operator import LIVING
 from twinstep.cloud.serving import Gone, Serving, Started
 from twinstep.config import Trust
 from twinstep.demo.ground import CONFIG, KINDS_OF_STORE, Work
+from twinstep.demo.hosts.clocks import make_clock, set_clock
 from twinstep.demo.hosts.members import Members, Place
 from twinstep.demo.hosts.network import SWITCH, Network, missing
 from twinstep.errors import UsageError
@@ -49,14 +50,6 @@ FIRST_ETCD = 101
 ZOMBIES_MAX = 60
 CLOCKS_S = (0.0, 3600.0, -3600.0)
 """Where clocks are wrong, every third is right, an hour ahead, an hour behind."""
-LIBRARY = "libfaketime.so.1"
-_FOLDERS = (Path("/usr/lib/x86_64-linux-gnu/faketime"), Path("/usr/lib/faketime"))
-
-
-def clock_library() -> Path | None:
-    """Returns the library that makes a process's wall clock wrong, if it is here."""
-    places = [*_FOLDERS, *Path("/usr/lib").glob("*-linux-gnu/faketime")]
-    return next((p / LIBRARY for p in places if (p / LIBRARY).exists()), None)
 
 
 @final
@@ -94,9 +87,7 @@ class Hosts:
         why_not = missing()
         if why_not:
             raise UsageError(why_not)
-        self._library = clock_library() if wrong_clocks else None
-        if wrong_clocks and self._library is None:
-            raise UsageError("wrong clocks need libfaketime; apt-get install it")
+        self._wrong_clocks = wrong_clocks
         self._kv, self._replacements = kv, replacements
         self._stack = ExitStack()
         self.network: Network | None = None
@@ -131,6 +122,7 @@ class Hosts:
         )
         self._reach = Reach(fleet)
         self._serving = Serving(store, self._reach)
+        self._stack.callback(self._serving.close)
         self._store = store
         self._serving.start(first)
 
@@ -180,16 +172,11 @@ class Hosts:
         if host not in self.network.hosts:
             raise OSError(f"all {len(self.network.hosts)} hosts have been used")
         settings = ["env", "GLOO_SOCKET_IFNAME=eth0"]
-        if self._library is not None:
+        if self._wrong_clocks:
             self._ahead_s[name] = CLOCKS_S[number % len(CLOCKS_S)]
-            self._set_clock(name, self._ahead_s[name])
-            settings += [
-                f"LD_PRELOAD={self._library}",
-                f"FAKETIME_TIMESTAMP_FILE={self._clock(name)}",
-                "FAKETIME_CACHE_DURATION=1",
-                "FAKETIME_DONT_FAKE_MONOTONIC=1",
-                "FAKETIME_DISABLE_SHM=1",
-            ]
+            make_clock(self._clock(name), self._ahead_s[name])
+            path = environment.inherited().get("PYTHONPATH", "")
+            settings.append(f"PYTHONPATH={self._clock(name)}:{path}")
         command = [*settings, sys.executable, "-m", "twinstep", "join"]
         command += ["--store", self._address, "--machine", name, "--operator", "store"]
         command += ["--host", self.network.address(host)]
@@ -201,11 +188,6 @@ class Hosts:
 
     def _clock(self, name: str) -> Path:
         return self._sockets / f"clock-{name}"
-
-    def _set_clock(self, name: str, seconds: float) -> None:
-        part = self._clock(name).with_suffix(".part")
-        part.write_text(f"{seconds:+.0f}s\n")
-        part.replace(self._clock(name))
 
     def view(self) -> jobs.JobView | None:
         try:
@@ -239,14 +221,12 @@ class Hosts:
         self._reach.lost.add(machine)
 
     def shift_clock(self, machine: str, seconds: float) -> None:
-        self._set_clock(machine, self._ahead_s[machine] + seconds)
+        set_clock(self._clock(machine), self._ahead_s[machine] + seconds)
 
     def clock_ahead_s(self, machine: str) -> float:
         return self._ahead_s.get(machine, 0.0)
 
     def close(self, *, limit_s: float) -> None:
-        if hasattr(self, "_serving"):
-            self._stack.callback(self._serving.close)
         self._stack.close()
 
 
