@@ -23,7 +23,7 @@ class Kubernetes:
     """How often a pod that was asked for is looked at, and a call that failed is
     tried again."""
     patience_s: float = 30.0
-    """After so long without a running pod, the log tells what it waits for."""
+    """While there is no running pod, the log tells so often what it waits for."""
     ask_s_max: float = 600.0
     """So long is tried what may pass: a quota, no room, an API that is away."""
     avoid_s: float = 600.0

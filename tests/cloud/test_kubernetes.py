@@ -212,27 +212,40 @@ def test_what_ends_before_it_was_seen_to_run_is_told(trial: Trial) -> None:
     assert f"pod {name} has ended with 2" in trial.answer("for-run-7-1").reason
 
 
-def test_no_room_is_told_and_the_pod_stays(trial: Trial) -> None:
+def told(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    until(lambda: words in caplog.text, f"the log to say {words!r}")
+
+
+def test_no_room_is_told_and_the_pod_stays(
+    trial: Trial, caplog: pytest.LogCaptureFixture
+) -> None:
     name = trial.asked()
     why = "0/4 nodes are available: 4 Insufficient cpu."
     no = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     trial.api.run(name, "Pending", conditions=[{**no, "message": why}])
-    answer = trial.answer("for-run-7-1")
-    assert answer.machine == ""
-    expected = f"pod {name} cannot be scheduled: {why}; goes on trying"
-    assert answer.reason == expected
+    told(caplog, f"kubernetes: pod {name} cannot be scheduled: {why}; goes on trying")
+    assert trial.operator.answer("for-run-7-1") is None
     trial.api.run(name)  # somebody has made room
-    until(lambda: trial.operator.answer("for-run-7-1") == Answer(machine=name), "it")
+    assert trial.answer("for-run-7-1") == Answer(machine=name)
 
 
-def test_an_image_that_does_not_come_is_told(trial: Trial) -> None:
+def test_an_image_that_does_not_come_is_told(
+    trial: Trial, caplog: pytest.LogCaptureFixture
+) -> None:
     name = trial.asked()
     trial.api.pods[name]["spec"]["nodeName"] = "n1"
     waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
     containers = [{"name": "machine", "state": {"waiting": waiting}}]
     trial.api.run(name, "Pending", containerStatuses=containers)
-    reason = trial.answer("for-run-7-1").reason
-    assert "on n1 does not start: ImagePullBackOff no such image" in reason
+    told(caplog, "on n1 does not start: ImagePullBackOff no such image; goes on")
+
+
+def test_a_pod_that_does_not_run_in_time_is_deleted(api: CheckedApi) -> None:
+    trial = Trial(api, ask_s_max=0.2)
+    name = trial.asked()
+    assert f"pod {name} is not scheduled yet" in trial.answer("for-run-7-1").reason
+    assert name not in api.pods, "asked again by another name, there would be two"
+    trial.operator.close()
 
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2'
@@ -290,12 +303,15 @@ def test_what_will_not_pass_is_said_at_once(
         ((0, b""), "the API does not answer: ReadTimeoutError"),
     ],
 )
-def test_what_may_pass_is_tried_again(api: CheckedApi, answer: Any, says: str) -> None:
+def test_what_may_pass_is_tried_again(
+    api: CheckedApi, caplog: pytest.LogCaptureFixture, answer: Any, says: str
+) -> None:
     trial = Trial(api, call_s_max=5.0 if answer[0] else 0.1, ask_s_max=20.0)
     api.answers["POST"] = [answer] * 400 if answer[0] else [answer] * 3
     trial.operator.ask("for-run-7-1", reason="lost")
-    found = trial.answer("for-run-7-1")
-    assert says in found.reason and found.reason.endswith("; goes on trying")
+    told(caplog, says)
+    assert "; goes on trying" in caplog.text
+    assert trial.operator.answer("for-run-7-1") is None
     api.answers.clear()
     name = pods.pod_name("run-7", "for-run-7-1")
     until(lambda: name in api.pods, "it to pass")
@@ -309,10 +325,7 @@ def test_trying_ends(api: CheckedApi) -> None:
     trial = Trial(api, ask_s_max=0.2, patience_s=0.1)
     api.answers["POST"] = [status(500, "InternalError", "away")] * 1000
     trial.operator.ask("for-run-7-1", reason="lost")
-    until(
-        lambda: (a := trial.operator.answer("for-run-7-1")) and "goes" not in a.reason,
-        "the end",
-    )
+    assert "(500): away" in trial.answer("for-run-7-1").reason
     posts = trial.posts()
     time.sleep(0.1)
     assert trial.posts() == posts
@@ -352,6 +365,12 @@ def test_machines_are_the_pods_of_the_job(
     assert sorted(found) == [f"run-7-{number}" for number in range(6)]
     assert [m.state for m in found.values()] == ["living"] * 4 + ["ended"] * 2
     assert found["run-7-4"].status == 1
+    given = trial.asked()
+    trial.api.run(given)
+    trial.answer("for-run-7-1")
+    del trial.api.pods[given]  # evicted, and tidied up
+    (one,) = [m for m in trial.operator.machines() if m.name == given]
+    assert (one.state, one.reason) == ("ended", "its pod was deleted")
     assert "Evicted disk pressure" in found["run-7-4"].reason
     trial.api.answers["GET"] = [status(500, "InternalError", "away")]
     with pytest.raises(DeadlinePassed, match="listing the pods of run-7"):

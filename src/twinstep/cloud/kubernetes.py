@@ -14,7 +14,8 @@ one machine cannot come of it: the new one has another name, and words of the ol
 refused by round and term. A kubelet that comes back ends what was deleted meanwhile.
 
 What may pass (a quota, no room, an API that is away) is tried again and again for
-`ask_s_max`; after `patience_s` the answer says so, and the trying goes on.
+`ask_s_max`, and is no answer until then; after `patience_s` the log tells. A pod that
+has not run by then is deleted: whoever asks again, under another name, gets one pod.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class _Request:
     next_s: float
     made: bool = False
     remakes: int = 0
+    told_s: float = 0.0
+    """When the log last told why there is no pod yet."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,15 +114,22 @@ class KubernetesOperator:
         except Denied as error:
             kind = DeadlinePassed if error.denial.passes else Refused
             raise kind(str(error)) from error
-        return [
+        here = [
             Machine(
                 name=pod.metadata.name,
                 state=ENDED if pod.is_over or pod.is_ending else LIVING,
                 status=pod.exit_status,
                 reason=pods.why_over(pod) if pod.is_over else "",
             )
-            for pod in sorted(found, key=lambda pod: pod.metadata.name)
+            for pod in found
         ]
+        names = {machine.name for machine in here}
+        gone = [
+            Machine(name=answer.machine, state=ENDED, reason="its pod was deleted")
+            for answer in list(self._answers.values())
+            if answer.machine and answer.machine not in names
+        ]
+        return sorted([*here, *gone], key=lambda machine: machine.name)
 
     def own_by(self, owners: list[Object]) -> None:
         """Pods are owned by these objects, and deleted when they are."""
@@ -181,8 +191,10 @@ class KubernetesOperator:
                 if done:
                     _log.warning("kubernetes: %s", error)
                 return done
-            if done or self._is_impatient(wish):
-                self._refuse(wish, str(error), final=done)
+            if done:
+                self._refuse(wish, str(error))
+            else:
+                self._tell(wish, str(error))
             return done
 
     def _create(self, wish: _Request) -> None:
@@ -242,8 +254,11 @@ class KubernetesOperator:
             self._answers[wish.name] = Answer(machine=name)
             return True
         late = monotonic_s() - wish.asked_s >= self._settings.ask_s_max
-        if late or self._is_impatient(wish):
-            self._refuse(wish, pods.why_pending(pod), final=late)
+        if late:
+            self._api.delete(pod)
+            self._refuse(wish, pods.why_pending(pod))
+        else:
+            self._tell(wish, pods.why_pending(pod))
         return late
 
     def _remake(self, wish: _Request, what: str) -> bool:
@@ -254,14 +269,15 @@ class KubernetesOperator:
         wish.made, wish.next_s = False, monotonic_s()
         return False
 
-    def _is_impatient(self, wish: _Request) -> bool:
-        said = wish.name in self._answers
-        return not said and (monotonic_s() - wish.asked_s >= self._settings.patience_s)
+    def _tell(self, wish: _Request, why: str) -> None:
+        """The log says what is waited for, every now and then."""
+        now_s = monotonic_s()
+        if now_s - max(wish.asked_s, wish.told_s) >= self._settings.patience_s:
+            wish.told_s = now_s
+            _log.warning("kubernetes: %s; goes on trying", why)
 
-    def _refuse(self, wish: _Request, text: str, *, final: bool = True) -> None:
-        """The answer is no, for now or at all."""
-        more = "" if final else "; goes on trying"
-        self._answers[wish.name] = Answer(machine="", reason=text + more)
+    def _refuse(self, wish: _Request, why: str) -> None:
+        self._answers[wish.name] = Answer(machine="", reason=why)
 
     def _delete(self, wish: _Return) -> None:
         """The pod is gone if it is this job's. The name came from a peer: it could
