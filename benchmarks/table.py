@@ -89,6 +89,11 @@ def _transfer(found: dict[str, Any]) -> list[Row]:
         row("send with checksums, one stream", "send", SEND_MIN),
         row("send, digests known", "send, digests known", SEND_MIN),
         row("remote restore", "restore", REMOTE_MIN),
+        *(
+            row(f"  send with credentials: {kind}", f"send, {kind}", None)
+            for kind in ("token", "plain after TLS", "sealed", "TLS")
+            if f"send, {kind}" in found["ratio_to_plain"]
+        ),
         row("plain copy to itself (noise)", "plain, again", None),
     ]
 

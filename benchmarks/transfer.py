@@ -20,6 +20,7 @@ import platform
 import random
 import socket
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,11 @@ from twinstep.transfer.exchange import (
 from twinstep.transfer.frame import Fetch, Offer
 from twinstep.transfer.sender import hash_copy
 from twinstep.transfer.tcp import TcpChannel, ask_buffers
+from twinstep.trust import certs
+from twinstep.trust.credentials import Credentials, load
+from twinstep.trust.handshake import Role
+from twinstep.trust.streams import SealedStream
+from twinstep.trust.wire import prove, secure
 
 BIG_TILE_BYTES = 8 << 20
 DEADLINE_S = 60.0
@@ -53,10 +59,11 @@ class Source:
         self.sock, self.slot, self.limits = sock, slot, limits
         self.channel = TcpChannel(sock, limits=limits, deadline_s=DEADLINE_S)
         self.digests = hash_copy(slot.view, slot.size, limits.chunk_bytes)
+        self.proved: dict[str, TcpChannel] = {}
 
     def ways(self) -> dict[str, Way]:
         chunk = self.limits.chunk_bytes
-        return {
+        ways: dict[str, Way] = {
             "plain, chunk tiles": lambda: self.plain(chunk),
             "plain, 8 MiB tiles": lambda: self.plain(BIG_TILE_BYTES),
             "plain, again": lambda: self.plain(chunk),
@@ -64,6 +71,9 @@ class Source:
             "send, digests known": lambda: self.send(self.digests),
             "restore": self.restore,
         }
+        for kind, channel in self.proved.items():
+            ways[f"send, {kind}"] = lambda channel=channel: self.send(channel=channel)
+        return ways
 
     def plain(self, tile_bytes: int) -> None:
         view = self.slot.view
@@ -71,7 +81,9 @@ class Source:
             self.sock.sendall(view[at : at + tile_bytes])
         assert self.sock.recv(1) == b"!"
 
-    def send(self, digests: bytes | None = None) -> None:
+    def send(
+        self, digests: bytes | None = None, channel: TcpChannel | None = None
+    ) -> None:
         offer = Offer(
             job="benchmark",
             machine="m00",
@@ -82,7 +94,7 @@ class Source:
             size=self.slot.size,
             chunk_bytes=self.limits.chunk_bytes,
         )
-        offer_copy(self.channel, offer, view=self.slot.view, digests=digests)
+        offer_copy(channel or self.channel, offer, view=self.slot.view, digests=digests)
 
     def restore(self) -> None:
         fetch, _ = self.channel.receive()
@@ -106,10 +118,11 @@ class Target:
     ) -> None:
         self.sock, self.slot, self.limits = sock, slot, limits
         self.channel = TcpChannel(sock, limits=limits, deadline_s=DEADLINE_S)
+        self.proved: dict[str, TcpChannel] = {}
 
     def ways(self) -> dict[str, Way]:
         chunk = self.limits.chunk_bytes
-        return {
+        ways: dict[str, Way] = {
             "plain, chunk tiles": lambda: self.plain(chunk),
             "plain, 8 MiB tiles": lambda: self.plain(BIG_TILE_BYTES),
             "plain, again": lambda: self.plain(chunk),
@@ -117,6 +130,9 @@ class Target:
             "send, digests known": self.accept,
             "restore": self.restore,
         }
+        for kind, channel in self.proved.items():
+            ways[f"send, {kind}"] = lambda channel=channel: self.accept(channel)
+        return ways
 
     def plain(self, tile_bytes: int) -> None:
         view = self.slot.view
@@ -127,16 +143,17 @@ class Target:
                 got += self.sock.recv_into(tile[got:], 0, socket.MSG_WAITALL)
         self.sock.sendall(b"!")
 
-    def accept(self) -> None:
-        offer, _ = self.channel.receive()
+    def accept(self, channel: TcpChannel | None = None) -> None:
+        channel = channel or self.channel
+        offer, _ = channel.receive()
         assert isinstance(offer, Offer)
         accept_copy(
-            self.channel,
+            channel,
             offer,
             view=self.slot.view,
             chunk_bytes_max=self.limits.chunk_bytes,
         )
-        confirm(self.channel, offer)
+        confirm(channel, offer)
 
     def restore(self) -> None:
         fetch = Fetch(job="benchmark", machine="m01", round=1, term=1, shard=0, step=1)
@@ -161,15 +178,69 @@ def connected(limits: config.Transfer) -> tuple[socket.socket, socket.socket]:
     return source, target
 
 
+def kinds(folder: Path) -> dict[str, Credentials]:
+    """What connections are proved with: each a way to send of its own."""
+    made = certs.make(folder, machine="m0", hosts=["127.0.0.1"], days=1)
+    certs.make_token(folder / "token")
+    found = {"token": load(config.Trust(token_file=str(folder / "token")))}
+    for name, data in (
+        ("TLS", "tls"),
+        ("sealed", "sealed"),
+        ("plain after TLS", "plain"),
+    ):
+        found[name] = load(config.Trust(certs=str(made.folder), data=data))
+    return found
+
+
+def proved_source(
+    sockets: dict[str, socket.socket], known: dict[str, Credentials]
+) -> tuple[dict[str, socket.socket | SealedStream], dict[str, float]]:
+    """Returns the connections, and how long each handshake took, in seconds."""
+    found: dict[str, socket.socket | SealedStream] = {}
+    passed_s: dict[str, float] = {}
+    for kind, sock in sockets.items():
+        started_s = time.perf_counter()
+        found[kind] = secure(
+            sock, known[kind], role=Role.DATA, job="benchmark", limit_s=DEADLINE_S
+        )
+        passed_s[kind] = time.perf_counter() - started_s
+    return found, passed_s
+
+
+def proved_target(
+    sockets: dict[str, socket.socket], known: dict[str, Credentials]
+) -> dict[str, socket.socket | SealedStream]:
+    found: dict[str, socket.socket | SealedStream] = {}
+    for kind, sock in sockets.items():
+        handshake = known[kind].server((Role.DATA,), job="benchmark")
+        assert handshake is not None
+        prove(sock, handshake, limit_s=DEADLINE_S)
+        found[kind] = known[kind].carry(sock, handshake)
+    return found
+
+
 def turned(names: list[str], repeat: int) -> list[str]:
     """The order of one repeat, the same in both processes."""
     return random.Random(repeat + 1).sample(names, len(names))
 
 
-def run_target(sock: socket.socket, *, size: int, repeats: int, chunk: int) -> None:
+def run_target(
+    sock: socket.socket,
+    sockets: dict[str, socket.socket],
+    known: dict[str, Credentials],
+    *,
+    size: int,
+    repeats: int,
+    chunk: int,
+) -> None:
     limits = config.Transfer(chunk_bytes=chunk)
     slot = Slot.create(shard=0, slot=1, capacity_bytes=size)
-    ways = Target(sock, slot, limits=limits).ways()
+    target = Target(sock, slot, limits=limits)
+    for kind, connection in proved_target(sockets, known).items():
+        target.proved[kind] = TcpChannel(
+            connection, limits=limits, deadline_s=DEADLINE_S
+        )
+    ways = target.ways()
     for repeat in range(-1, repeats):
         for name in turned(list(ways), repeat):
             sock.sendall(b"?")
@@ -177,7 +248,13 @@ def run_target(sock: socket.socket, *, size: int, repeats: int, chunk: int) -> N
 
 
 def run_source(
-    sock: socket.socket, *, size: int, repeats: int, chunk: int
+    sock: socket.socket,
+    sockets: dict[str, socket.socket],
+    known: dict[str, Credentials],
+    *,
+    size: int,
+    repeats: int,
+    chunk: int,
 ) -> dict[str, list[float]]:
     """Returns the GB/s of each way in each repeat; one before them is not counted."""
     limits = config.Transfer(chunk_bytes=chunk)
@@ -185,7 +262,12 @@ def run_source(
     noise = os.urandom(1 << 20)
     for at in range(0, slot.size, len(noise)):
         slot.view[at : at + len(noise)] = noise[: slot.size - at]
-    ways = Source(sock, slot, limits=limits).ways()
+    source = Source(sock, slot, limits=limits)
+    for kind, connection in proved_source(sockets, known)[0].items():
+        source.proved[kind] = TcpChannel(
+            connection, limits=limits, deadline_s=DEADLINE_S
+        )
+    ways = source.ways()
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(-1, repeats):
         for name in turned(list(ways), repeat):
@@ -199,22 +281,32 @@ def run_source(
 
 
 def measure(*, size: int, repeats: int, chunk: int) -> dict[str, list[float]]:
-    source, target = connected(config.Transfer(chunk_bytes=chunk))
-    pid = os.fork()
-    if pid == 0:
-        status = 1
+    limits = config.Transfer(chunk_bytes=chunk)
+    source, target = connected(limits)
+    amounts = {"size": size, "repeats": repeats, "chunk": chunk}
+    with tempfile.TemporaryDirectory() as name:
+        known = kinds(Path(name))
+        pairs = {kind: connected(limits) for kind in known}
+        near = {kind: pair[0] for kind, pair in pairs.items()}
+        far = {kind: pair[1] for kind, pair in pairs.items()}
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for sock in (source, *near.values()):
+                    sock.close()
+                run_target(target, far, known, **amounts)
+                status = 0
+            finally:
+                os._exit(status)
+        for sock in (target, *far.values()):
+            sock.close()
         try:
-            source.close()
-            run_target(target, size=size, repeats=repeats, chunk=chunk)
-            status = 0
+            return run_source(source, near, known, **amounts)
         finally:
-            os._exit(status)
-    target.close()
-    try:
-        return run_source(source, size=size, repeats=repeats, chunk=chunk)
-    finally:
-        source.close()
-        os.waitpid(pid, 0)
+            for sock in (source, *near.values()):
+                sock.close()
+            os.waitpid(pid, 0)
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, object]:

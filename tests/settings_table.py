@@ -45,7 +45,7 @@ LEAST = {
     "disk_bytes_min": ">= 0",
     "memory_left_bytes_min": ">= 0",
     "probes": "of these",
-    "data": "tls or plain",
+    "data": "one of these",
     "strangers_max": "> 0",
     "handshake_s_max": "> 0",
     "handshake_threads": "> 0",

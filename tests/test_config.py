@@ -56,7 +56,7 @@ def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("[health]\nlooks = 0", "unknown setting.*health.looks"),
         ("[transfer]\nstreams = 0", "transfer.streams is 0; at least 1"),
         ("[transfer]\nchunk_bytes = 5000", "multiple of 4096"),
-        ('[trust]\ndata = "clear"', "'clear'; use one of tls, plain"),
+        ('[trust]\ndata = "clear"', "'clear'; use one of sealed, tls, plain"),
         ('[trust]\ncerts = "a"\ntoken_file = "b"', r"\(b\) and certs \(a\); use one"),
         ("machines = ", "cannot be read"),
     ],

@@ -20,7 +20,7 @@ from twinstep.errors import ConfigError
 from twinstep.vigilance import Health as Health, Timing as Timing
 
 STRATEGIES = ("group", "ring", "mixed", "tail")
-DATA = ("tls", "plain")
+DATA = ("sealed", "tls", "plain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +68,9 @@ class Trust:
     certs: str = ""
     """A folder with ca.pem, cert.pem and key.pem, or with such a folder for each
     machine, as `twinstep certs` makes it: mutual TLS."""
-    data: str = "tls"
-    """With certificates: copies travel encrypted (tls), or (plain) in the clear once
-    both ends have proved themselves."""
+    data: str = "sealed"
+    """How copies travel once certificates were shown: sealed (encrypted in records of a
+    chunk), tls (in TLS's own, at half the speed) or plain (in the clear)."""
     strangers_max: int = 256
     """Connections at the same time that have not proved themselves; one more, and the
     oldest silent one is dropped."""

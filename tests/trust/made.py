@@ -26,7 +26,8 @@ def folder() -> Path:
 
 
 def tls(whose: str = "ours", machine: str = "m0", **changed: object) -> Credentials:
-    trust = Trust(certs=str(folder() / whose / machine), **changed)  # type: ignore[arg-type]
+    settings = {"data": "tls", **changed}
+    trust = Trust(certs=str(folder() / whose / machine), **settings)  # type: ignore
     return load(trust)
 
 

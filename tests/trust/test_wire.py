@@ -18,6 +18,7 @@ from twinstep.errors import DeadlinePassed, TwinstepError
 from twinstep.trust import streams, wire
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.trust.handshake import Role
+from twinstep.trust.sealed import GcmSeal
 from twinstep.trust.streams import Connection, SealedStream
 
 ROLES = (Role.CONTROL, Role.DATA)
@@ -25,8 +26,12 @@ KINDS: dict[str, Callable[[], Credentials]] = {
     "none": lambda: NONE,
     "token": made.token,
     "tls": made.tls,
+    "sealed": lambda: made.tls(data="sealed"),
     "plain": lambda: made.tls(data="plain"),
 }
+
+
+HIDDEN = ("tls", "sealed")
 
 
 def beside(work: Callable[[], object]) -> Future[object]:
@@ -90,7 +95,7 @@ def proved(
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_arrive_as_they_were_sent(kind: str) -> None:
     near, far = proved(KINDS[kind](), KINDS[kind]())
-    assert isinstance(near, SealedStream) == (kind == "tls")
+    assert isinstance(near, SealedStream) == (kind in HIDDEN)
     sent = os.urandom(3_000_017)
 
     def send() -> None:
@@ -107,7 +112,7 @@ def test_bytes_arrive_as_they_were_sent(kind: str) -> None:
     far.close()
 
 
-@pytest.mark.parametrize("kind", ["token", "tls", "plain"])
+@pytest.mark.parametrize("kind", ["token", "tls", "sealed", "plain"])
 def test_what_is_sent_cannot_be_found_on_the_wire(kind: str) -> None:
     """Honestly: only TLS hides it."""
     one, outer = pair()
@@ -131,18 +136,19 @@ def test_what_is_sent_cannot_be_found_on_the_wire(kind: str) -> None:
     while len(got) < 11:
         got += far.recv(100)
     assert got == b"the weights"
-    assert (b"the weights" in seen) == (kind != "tls")
+    assert (b"the weights" in seen) == (kind not in HIDDEN)
     assert made.TOKEN.encode() not in seen
     for end in (one, two, inner, outer):
         end.close()
 
 
-def test_bytes_that_were_changed_on_the_way_end_the_connection() -> None:
-    near, far = proved(made.tls(), made.tls())
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_bytes_that_were_changed_on_the_way_end_the_connection(kind: str) -> None:
+    near, far = proved(KINDS[kind](), KINDS[kind]())
     assert isinstance(near, SealedStream) and isinstance(far, SealedStream)
     record = bytes(b"".join(near._seal.seal([b"the weights"])))
     near.socket.sendall(record[:-1] + bytes([record[-1] ^ 1]))
-    with pytest.raises(ConnectionAbortedError, match="bad record mac"):
+    with pytest.raises(ConnectionAbortedError, match="bad record|changed on"):
         far.recv(100)
     near.close()
     far.close()
@@ -256,3 +262,53 @@ def test_a_loop_speaks_with_a_thread(kind: str) -> None:
     near.close()
     assert served.result(20) == sent == bytes(got)
     two.close()
+
+
+def sealed_pair() -> tuple[GcmSeal, GcmSeal]:
+    secret = os.urandom(64)
+    return GcmSeal(secret, server=False), GcmSeal(secret, server=True)
+
+
+def give(seal: GcmSeal, record: bytes) -> None:
+    while record:
+        room = seal.room()
+        count = min(len(room), len(record))
+        room[:count] = record[:count]
+        seal.fed(count)
+        record = record[count:]
+
+
+def test_sealed_records_cannot_be_left_out_repeated_or_sent_back() -> None:
+    records = {}
+    for case in ("in order", "left out", "repeated", "sent back", "longer"):
+        near, far = sealed_pair()
+        first, second = (bytes(near.seal([text])[0]) for text in (b"first", b"second"))
+        records[case] = {
+            "in order": (far, first + second),
+            "left out": (far, second),
+            "repeated": (far, first + first),
+            "sent back": (near, first),
+            "longer": (far, b"\xff" + first[1:]),
+        }[case]
+    view = memoryview(bytearray(11))
+    for case, (end, record) in records.items():
+        give(end, record)
+        if case == "in order":
+            assert end.read_into(view) == 11 and bytes(view) == b"firstsecond"
+            continue
+        if case == "repeated":
+            end.read_into(view[:5])
+        with pytest.raises(ConnectionAbortedError, match="changed|at most 1048576"):
+            end.read_into(view)
+
+
+def test_a_sealed_record_may_be_read_in_small_pieces() -> None:
+    near, far = sealed_pair()
+    sent = os.urandom(900_000)
+    record = b"".join(bytes(part) for part in near.seal([sent[:60], sent[60:]]))
+    got, view = bytearray(), memoryview(bytearray(70_001))
+    for at in range(0, len(record), 300_000):
+        give(far, record[at : at + 300_000])
+        while count := far.read_into(view):
+            got += view[:count]
+    assert bytes(got) == sent

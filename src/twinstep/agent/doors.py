@@ -23,7 +23,7 @@ from twinstep import clock
 from twinstep.agent import links, messages as say
 from twinstep.agent.guests import Guests
 from twinstep.clock import monotonic_s
-from twinstep.errors import DeadlinePassed, ProtocolError, TwinstepError
+from twinstep.errors import ProtocolError, TwinstepError
 from twinstep.transfer.frame import Fetch, Offer, encode
 from twinstep.trust import streams
 from twinstep.trust.gate import Gate
@@ -128,7 +128,7 @@ class Doors:
         try:
             async with asyncio.timeout(self._agent.credentials.limits.handshake_s_max):
                 connection, header = await self._first_word(sock, number)
-        except (OSError, ProtocolError, DeadlinePassed) as error:
+        except (OSError, TwinstepError) as error:
             # TimeoutError is an OSError, without words.
             self._gate.refused(number, str(error) or "it said nothing in time")
             sock.close()

@@ -43,7 +43,7 @@ from twinstep.agent.kv import (
 from twinstep.agent.kv_ledger import Ledger, Limits
 from twinstep.agent.kv_wire import Bounds, Frames, encode, failure, requests
 from twinstep.clock import monotonic_s
-from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError, Refused
+from twinstep.errors import ConfigError, DeadlinePassed, Refused, TwinstepError
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.trust.gate import Gate
 from twinstep.trust.handshake import Role
@@ -266,7 +266,7 @@ class Server:
             served = True
             while self._answer(frames, request):
                 request = None
-        except (ProtocolError, DeadlinePassed, OSError) as error:
+        except (TwinstepError, OSError) as error:
             if not served:
                 self._gate.refused(number, str(error))
             elif not isinstance(error, OSError):

@@ -25,6 +25,7 @@ from twinstep.trust.handshake import (
     TokenClient,
     TokenServer,
 )
+from twinstep.trust.sealed import GcmSeal, check_library
 from twinstep.trust.streams import Connection, SealedStream
 from twinstep.trust.tls import TlsHandshake
 
@@ -85,9 +86,13 @@ class Credentials:
         Raises: Stranger."""
         if not isinstance(handshake, TlsHandshake):
             return sock
-        if handshake.role is Role.DATA and self.limits.data == "plain":
+        if handshake.role is Role.DATA and self.limits.data != "tls":
             handshake.let_go()
-            return sock
+            if self.limits.data == "plain":
+                return sock
+            return SealedStream(
+                sock, GcmSeal(handshake.secret, server=handshake.server)
+            )
         return SealedStream(sock, handshake.link())
 
     def check_host(self, host: str) -> None:
@@ -128,6 +133,8 @@ def load(trust: Trust, *, machine: str = "") -> Credentials:
         folder = find_folder(Path(trust.certs).expanduser(), machine=machine)
         certificates = Certificates(folder)
         certificates.check()  # now, rather than at the first connection
+        if trust.data == "sealed":
+            check_library()
         return Credentials(certificates=certificates, limits=trust)
     if trust.token_file:
         path = Path(trust.token_file).expanduser()

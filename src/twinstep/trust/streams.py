@@ -16,8 +16,6 @@ from typing import Protocol, final
 Buffer = bytes | memoryview | bytearray
 _PIECE_BYTES = 1024 * 1024
 """Sealed at once, at most: a chunk and its head."""
-_ROOM_BYTES = 512 * 1024
-"""Received at once where chunks are."""
 _SMALL_BYTES = 64 * 1024
 """Received at once where messages are small."""
 _PARTS_MAX = 64
@@ -28,7 +26,9 @@ class Seal(Protocol):
 
     def seal(self, parts: Sequence[Buffer]) -> list[Buffer]: ...
 
-    def feed(self, received: Buffer) -> None: ...
+    def room(self) -> memoryview: ...
+
+    def fed(self, count: int) -> None: ...
 
     def read_into(self, view: memoryview) -> int: ...
 
@@ -42,7 +42,6 @@ class SealedStream:
         self.socket = sock
         self.family = sock.family
         self._seal = seal
-        self._room: memoryview | None = None
         # Sealed bytes that were not sent yet, and how many of the caller's they are.
         self._unsent: list[memoryview] = []
         self._unsent_of = 0
@@ -81,14 +80,12 @@ class SealedStream:
         """Returns how many bytes are in `view` now: at least one, 0 at the end."""
         del flags  # callers that want all of them ask again
         wanted = view[:count] if count else view
-        if self._room is None:
-            self._room = memoryview(bytearray(_ROOM_BYTES))
         try:
             while not (got := self._seal.read_into(wanted)):
-                received = self.socket.recv_into(self._room)
+                received = self.socket.recv_into(self._seal.room())
                 if not received:
                     return 0
-                self._seal.feed(self._room[:received])
+                self._seal.fed(received)
         except EOFError:
             return 0
         return got
@@ -107,10 +104,10 @@ class SealedStream:
         view = memoryview(piece)
         try:
             while not (got := self._seal.read_into(view)):
-                received = await loop.sock_recv(self.socket, _SMALL_BYTES)
+                received = await loop.sock_recv_into(self.socket, self._seal.room())
                 if not received:
                     return b""
-                self._seal.feed(received)
+                self._seal.fed(received)
         except EOFError:
             return b""
         return bytes(piece[:got])

@@ -22,6 +22,10 @@ from twinstep.trust.handshake import NONCE_BYTES, Role, Stranger, describe
 
 Buffer = bytes | memoryview | bytearray
 _STEP_BYTES = 16 * 1024
+_CHUNK_BYTES = 512 * 1024
+"""Received at once where chunks come."""
+_MESSAGE_BYTES = 64 * 1024
+"""Received at once elsewhere."""
 _HANDSHAKE_BYTES_MAX = 256 * 1024
 """What a peer may send before it has proved itself: a few certificates."""
 _ALERT = b"\x15\x03\x03\x00\x02\x02\x0a"
@@ -57,7 +61,7 @@ class TlsHandshake:
         context = certificates.context(server=server, protocols=tuple(self._names))
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
-        self._server = server
+        self.server = server
         self._shaken = False
         self._fed = 0
         self._own = os.urandom(NONCE_BYTES)
@@ -68,7 +72,7 @@ class TlsHandshake:
         return 0 if self.done else _STEP_BYTES
 
     def begin(self) -> bytes:
-        return b"" if self._server else self._step()
+        return b"" if self.server else self._step()
 
     def feed(self, received: bytes) -> bytes:
         """Returns what to send. Raises: Stranger, with `farewell` set."""
@@ -84,7 +88,8 @@ class TlsHandshake:
     def link(self) -> TlsLink:
         """What carries bytes from now on."""
         assert self.done
-        return TlsLink(self._tls, self._incoming, self._outgoing)
+        room_bytes = _CHUNK_BYTES if self.role is Role.DATA else _MESSAGE_BYTES
+        return TlsLink(self._tls, self._incoming, self._outgoing, room_bytes)
 
     def let_go(self) -> None:
         """TLS has done its part: what follows is not TLS any more.
@@ -99,7 +104,7 @@ class TlsHandshake:
                 self._tls.do_handshake()
                 self._shaken = True
                 self._agree()
-                if not self._server:
+                if not self.server:
                     self._tls.write(self._own)
             self._others += self._tls.read(NONCE_BYTES - len(self._others))
             if len(self._others) == NONCE_BYTES:
@@ -121,7 +126,7 @@ class TlsHandshake:
         self.role = self._names[name]
 
     def _finish(self) -> None:
-        if self._server:
+        if self.server:
             self._tls.write(self._own)
             self.secret = self._others + self._own
         else:
@@ -134,9 +139,14 @@ class TlsLink:
     """Bytes in and out of an established connection; one thread or loop uses it."""
 
     def __init__(
-        self, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+        self,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        room_bytes: int,
     ) -> None:
         self._tls, self._incoming, self._outgoing = tls, incoming, outgoing
+        self._room = memoryview(bytearray(room_bytes))
 
     def seal(self, parts: Sequence[Buffer]) -> list[Buffer]:
         """Returns what to send in place of `parts`."""
@@ -145,9 +155,12 @@ class TlsLink:
                 self._tls.write(part)
         return [self._outgoing.read()]
 
-    def feed(self, received: Buffer) -> None:
-        """What was received is kept until it is read."""
-        self._incoming.write(received)
+    def room(self) -> memoryview:
+        """Where to receive to; `fed` tells how much came."""
+        return self._room
+
+    def fed(self, count: int) -> None:
+        self._incoming.write(self._room[:count])
 
     def read_into(self, view: memoryview) -> int:
         """Returns how many bytes are in `view` now; 0 when more must be fed first.
