@@ -95,12 +95,15 @@ class Bench:
             "a new step", lambda _: self.steps.back(killed_s, former), limit_s=LIMIT_S
         )
         phases = ("detected", "decided", "ranks_up", "loaded")
-        return {
+        found = {
             **{name: getattr(record, f"{name}_s") - killed_s for name in phases},
             "back": back_s,
             "failures": 1.0 + len(record.also),
             "steps_lost": float(record.steps_lost),
         }
+        numbers = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+        print(f"  {name}{' (root)' if root else ''}: {numbers}", flush=True)
+        return found
 
     def lose_leader(self, store: KeyValueStore) -> dict[str, float]:
         """The leader of etcd is killed; returns the longest times between steps."""
