@@ -81,7 +81,7 @@ def test_without_a_node_the_job_says_so_and_ends(nodes: RayNodes, trial: Trial) 
     assert "m01 cannot be started on node 10.77.0." in trial.out
     assert "there is no script" in trial.out, str(trial)
 
-    drive(nodes, trial, "--machines", "2", SCRIPT, *LONG, timing="machine_s_max = 6.0")
+    drive(nodes, trial, "--machines", "2", SCRIPT, *LONG, timing="machine_s_max = 10.0")
     trial.status(step=5, ranks=2)
     lost = host_of(trial, "m01")
     nodes.kill(lost)
@@ -90,5 +90,5 @@ def test_without_a_node_the_job_says_so_and_ends(nodes: RayNodes, trial: Trial) 
         trial.out
     ), str(trial)
     assert f"10.77.0.{lost} lost m01" in trial.out
-    assert "no machine came for machine rank 1 within 6 s" in trial.out, str(trial)
+    assert "no machine came for machine rank 1 within 10 s" in trial.out, str(trial)
     assert not agents(trial)
