@@ -14,7 +14,7 @@ from tests.agent.toy_faults import explore
 
 SEEDS = 800
 PARTS = 8
-ILL = 120
+ILL = 180
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -267,8 +267,9 @@ class Toy(ToyRanks, ToyData):
                         at.links[machine].post(message)
                 case do.AskMachine():
                     self.push(self.operator.give, self, term, action)
-                case do.GiveBack(machine=machine):
-                    self.check.lose(machine)
+                case do.GiveBack(machine=machine, reason=reason):
+                    if not reason.startswith("unhealthy"):  # nothing hangs on it then
+                        self.check.lose(machine)
                     if machine in self.machines and self.random.random() < 0.5:
                         self.push(self.kill_machine, machine)
                 case do.SavePlan(plan=plan):
