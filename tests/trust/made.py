@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 def folder() -> Path:
     """A folder with a job's authority and the certificates of `m0` and `m1`."""
     made = Path(mkdtemp(prefix="twinstep-certs-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
     for machine in ("m0", "m1"):
         certs.make(made / "ours", machine=machine, hosts=["127.0.0.1"], days=2)
     certs.make(made / "theirs", machine="m0", hosts=["127.0.0.1"], days=2)
