@@ -5,7 +5,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-kubernetes check bench clean
+.PHONY: venv demo test test-kubernetes test-launches check bench clean
 
 venv: $(INSTALLED)
 
@@ -28,6 +28,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Every launcher: torchrun, and mpirun where openmpi-bin is installed.
+test-launches: $(INSTALLED) .venv/.debian
+	TWINSTEP_LAUNCHES=1 $(BIN)/python -m pytest tests/test_launches.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
@@ -52,7 +56,7 @@ $(INSTALLED): pyproject.toml .venv/.torch
 # skipped without: installed once where that is possible, and no error if not. RUNLEVEL=1
 # keeps Debian from starting services. COMMAND:PACKAGE.
 DEBIAN := etcd:etcd-server etcdctl:etcd-client ip:iproute2 nft:nftables \
-	slurmctld:slurm-wlm
+	slurmctld:slurm-wlm mpirun:openmpi-bin
 .venv/.debian: | $(BIN)/python
 	@lack=; for pair in $(DEBIAN); do command -v "$${pair%%:*}" >/dev/null \
 	|| lack="$$lack $${pair##*:}"; done; \

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tests.trial import GONE_S_MAX, Trial
 from twinstep.environment import user_id
-from twinstep.jobs import JobView
 
 TORCHRUN = str(Path(sys.executable).parent / "torchrun")
 TAGS = (
@@ -29,6 +28,7 @@ class LaunchTrial(Trial):
     may each stand for a machine."""
 
     name = "trial"
+    config = "[timing]\nsilence_s_max = 3.0\n"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -40,7 +40,10 @@ class LaunchTrial(Trial):
 
     def launch(self, command: Sequence[str], *, machine: str = "m0") -> None:
         """A launcher is started, in a session of its own; its output is in a file."""
+        config = self.folder / "config.toml"
+        config.write_text(self.config)
         settings = {**self.settings, "TWINSTEP_MACHINE": machine}
+        settings["TWINSTEP_CONFIG"] = str(config)
         settings["OMP_NUM_THREADS"] = "1"
         number = len(list(self.folder.glob("out*")))
         with ExitStack() as files:
@@ -67,8 +70,8 @@ class LaunchTrial(Trial):
         return "".join(p.read_text() for p in sorted(self.folder.glob("err*")))
 
     def log(self, machine: str = "m0") -> str:
-        path = self.job / f"{machine}.log"
-        return path.read_text() if path.exists() else "(no agent)"
+        """What the agent of a machine has said."""
+        return (self.job / f"{machine}.log").read_text()
 
     def __str__(self) -> str:
         logs = [f"\n--- {path.name}\n{path.read_text()[-4000:]}" for path in self.logs]
@@ -81,13 +84,6 @@ class LaunchTrial(Trial):
     def digests(self) -> dict[int, str]:
         found = [match for tag in TAGS for match in tag.finditer(self.out)]
         return {int(match["rank"]): match["digest"] for match in found}
-
-    def new_view(self) -> JobView:
-        """A view of the job as its present agents describe it."""
-        if self._view is not None:
-            self._view.close()
-        self._view = None
-        return self.view()
 
     def kill_machine(self, machine: str) -> None:
         """All that a machine is dies at once: launcher, ranks and agent."""
@@ -104,6 +100,13 @@ class LaunchTrial(Trial):
         super().close()
         for process in self.launchers.values():
             process.wait(GONE_S_MAX)
+
+
+def mpirun(*, ranks: int, port: int) -> list[str]:
+    """mpirun of Open MPI, with each line marked with its rank."""
+    options = ["--allow-run-as-root", "--oversubscribe", "--tag-output"]
+    options += ["-x", "MASTER_ADDR=127.0.0.1", "-x", f"MASTER_PORT={port}"]
+    return ["mpirun", *options, "-n", str(ranks)]
 
 
 def torchrun(*options: str, ranks: int) -> list[str]:
