@@ -203,7 +203,7 @@ def _table(sums: dict[str, Any]) -> Table:
     )
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("kind", no_wrap=True)
-    for name in ("blows", "back", "went on"):
+    for name in ("blows", "back", "went"):
         table.add_column(name, justify="right")
     for name in ("decided", "max", "step", "max", "lost"):
         table.add_column(name, justify="right")
