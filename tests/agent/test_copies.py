@@ -175,6 +175,8 @@ def test_a_distrusted_holders_copy_is_replaced() -> None:
     scene.worker.copies.sources[0] = ["m1", "m9"]
     scene.worker.copies.begin.members.append(scenes.member("m9"))
     (again,) = of(scene.transit.fetch_failed(fetch, "bad", corrupt=True), do.FetchCopy)
+    assert again.source.machine == "m1"  # it may have been damaged on the way
+    (again,) = of(scene.transit.fetch_failed(again, "bad", corrupt=True), do.FetchCopy)
     assert again.source.machine == "m9"
     (ship,) = of(scene.transit.fetched(again, b"d"), do.ShipCopy)
     assert (ship.target_rank, ship.replace) == (1, True)

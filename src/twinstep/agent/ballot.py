@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 
 from twinstep.agent import messages as say
 
-STEPS_OPEN_MAX = 64  # reports of so many steps may be incomplete at a time
+STEPS_OPEN_MAX = 4096
+"""Reports of so many steps may be incomplete at a time: with steps of 10 ms, a machine
+whose words are 40 s late. Of more, the oldest are forgotten, and those steps skipped.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +69,12 @@ class Ballot:
         at_step = self.reports.setdefault(report.step, {})
         at_step[report.machine] = report
         if len(at_step) < self.machines:
+            if len(self.reports) > STEPS_OPEN_MAX:
+                del self.reports[min(self.reports)]
             return None
         reports = [at_step[name] for name in sorted(at_step)]
         for old in [step for step in self.reports if step < report.step]:
             del self.reports[old]
-        assert len(self.reports) <= STEPS_OPEN_MAX, "reports run ahead without bound"
         first, self.answered = report.step > self.answered, report.step
         notes = self._compare(reports)
         safe = set[int].intersection(*(set(r.safe) for r in reports)) - self.differing

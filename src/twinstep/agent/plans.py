@@ -56,3 +56,12 @@ def begin_of(root: Root, choice: Choice, *, master_port: int) -> say.Begin:
         may_share=root.layouts.may_share,
         master_port=master_port,
     )
+
+
+def recall(root: Root, plan: Plan) -> None:
+    """The root knows what its predecessor has written down, but for who is there."""
+    root.round = plan.round
+    root.layouts.recall(plan)
+    root.chronicle.count = plan.recoveries
+    root.suspicion.guard.fruitless = plan.fruitless
+    root.suspicion.strikes.known = list(plan.strikes)

@@ -26,7 +26,7 @@ from twinstep.agent.deadlines import overdue
 from twinstep.agent.inventories import choose_from
 from twinstep.agent.layouts import Layouts
 from twinstep.agent.phase import Phase, Seen
-from twinstep.agent.plans import answer_of, begin_of, plan_of
+from twinstep.agent.plans import answer_of, begin_of, plan_of, recall
 from twinstep.agent.record import Plan
 from twinstep.agent.requests import Requests
 from twinstep.agent.roster import Roster
@@ -82,11 +82,9 @@ class Root:
         """This agent is root now: it continues where the plan left off."""
         if plan is None:
             return []
-        self.round = plan.round
-        self.layouts.recall(plan)
-        self.chronicle.count = plan.recoveries
-        self.suspicion.guard.fruitless = plan.fruitless
-        self.suspicion.strikes.known = list(plan.strikes)
+        if not plan.members:  # the job had not begun
+            return [*self.requests.recall(plan.asked)]
+        recall(self, plan)
         gone = self.roster.recall(plan, alive=alive)
         who = ", ".join(gone) or "root"
         reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
@@ -133,14 +131,18 @@ class Root:
 
     def machine_lost(self, machine: str, reason: str) -> Actions:
         """Its lease lapsed, or it did not do what it was told in time."""
-        here = machine in self.roster.joined
+        join = self.roster.joined.get(machine)
         self.roster.forget(machine)
         self.inventories.pop(machine, None)
         if self.phase is Phase.OVER:
             return []
         if machine not in self.roster.members:
-            if not here:
+            if join is None:
                 return [*self.requests.ended(machine, reason)]
+            if self.phase is Phase.GATHERING and not join.standby:
+                why = f"{machine} was lost before the job began"
+                ask = self.requests.first(machine, why)
+                return [ask] if ask is not None else []
             self.roster.spare_lost(machine)
             return self._place() if self._gathers_copies() else []
         if self.phase is Phase.STOPPING:

@@ -119,6 +119,12 @@ class Transit:
             return []
         self.worker.copies.fetching.discard(fetch.shard)
         name = fetch.source.machine
+        if corrupt and (fetch.shard, name) not in self.worker.doubted:
+            # It may have been damaged on the way: only a second time is it the copy.
+            self.worker.doubted.add((fetch.shard, name))
+            text = f"shard {fetch.shard} from {name}: {reason}; asked for once more"
+            fetches = self.worker.copies.load(own=self.worker.machine)
+            return [do.Log(text=text), *fetches]
         return self.worker.copy_bad(fetch.shard, fetch.step, name, reason, corrupt)
 
     def serves(

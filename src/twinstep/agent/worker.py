@@ -55,6 +55,8 @@ class Worker:
     restored: dict[int, float] = field(default_factory=dict[int, float])
     condition: say.Condition | None = None
     """What the machine's probes last found amiss, or that they do not any more."""
+    doubted: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
+    """(shard, machine) of copies that arrived damaged once in this round."""
     latest: dict[str, say.ToRoot] = field(default_factory=dict[str, say.ToRoot])
     """The last message of each kind, said again to a root that may have missed it."""
 
@@ -179,6 +181,7 @@ class Worker:
         self.pids.clear()
         self.restored.clear()
         self.welcomed.clear()
+        self.doubted.clear()
         self.latest.clear()
         self.vote.start(begin, ranks=self.ranks())
         gone = self.copies.start(begin, machine_rank=self.machine_rank)

@@ -1,0 +1,226 @@
+"""What must hold in a simulated cluster at every instant, whatever is done to it.
+
+The invariants of the design, by number. They know the state of all machines and nothing
+of the damage:
+
+1. The newest step that somebody relies on can be found again while one good copy of
+   each of its shards is on a machine that was not lost, and no such copy is
+   overwritten. Relied on is the newest `keep` that anybody has acted on or, before
+   there is one in a round, the step that the round began from.
+2. A term has one root, and nobody acts on words older than it has heard.
+3. What a rank loads is what was captured at that step, and all ranks load one state.
+4. A machine never reserves more than placement gives it.
+6. When all links are healed and machines can be had, training goes on within a bound
+   (world.py). The fifth is about traffic in spans, which nothing schedules yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from twinstep.agent import messages as say
+from twinstep.sim.memory import Place, Version
+from twinstep.store.slots import SLOTS
+
+if TYPE_CHECKING:
+    from twinstep.sim.agent import SimAgent
+    from twinstep.sim.ranks import SimRank
+    from twinstep.sim.world import World
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class Kept:
+    """A step, and the machines with a good copy of each of its shards."""
+
+    step: int
+    captured_in: int
+    holders: dict[int, set[str]]
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class Check:
+    """Watches one cluster. Raises: Violation."""
+
+    world: World
+    kept: Kept | None = None
+    round: tuple[int, int] = (0, 0)
+    acted: int = 0
+    """The newest keep that anybody has acted on in this round."""
+    began: list[int] = field(default_factory=list[int])
+    """The steps that rounds began from."""
+    roots: dict[int, str] = field(default_factory=dict[int, str])
+    newest: dict[str, tuple[int, int]] = field(
+        default_factory=dict[str, tuple[int, int]]
+    )
+    spoiled: set[tuple[str, int, int]] = field(
+        default_factory=set[tuple[str, int, int]]
+    )
+    """(machine, shard, step) of copies that were damaged."""
+
+    # 1: nothing that is relied on is lost.
+
+    def lose(self, machine: str) -> None:
+        """A machine is gone, or was given up: nobody counts on what it holds."""
+        if self.kept is not None:
+            for shard in list(self.kept.holders):
+                self._drop(shard, machine)
+
+    def spoil(self, machine: str, shard: int, step: int) -> None:
+        """A copy was damaged."""
+        self.spoiled.add((machine, shard, step))
+        if self.kept is not None and self.kept.step == step:
+            self._drop(shard, machine)
+
+    def _drop(self, shard: int, machine: str) -> None:
+        if self.kept is not None and shard in self.kept.holders:
+            self.kept.holders[shard].discard(machine)
+            if not self.kept.holders[shard]:
+                self.world.events.probe("check: all holders of a shard were lost")
+                self.kept = None  # nobody could bring it back
+
+    def overwrites(self, machine: str, place: Place) -> None:
+        """A slot is about to be written, or given up."""
+        agent = self.world.agents.get(machine)
+        if self.kept is None or agent is None:
+            return
+        version = agent.memory.version(place)
+        if version is None or version[:2] != (self.kept.step, self.kept.captured_in):
+            return
+        if machine in self.kept.holders.get(place[0], ()):
+            raise Violation(
+                "1",
+                f"{machine} overwrites shard {place[0]} at {version}, which is kept",
+            )
+
+    def _keep(
+        self, step: int, captured_in: int, holders: dict[int, Collection[str]]
+    ) -> None:
+        good: dict[int, set[str]] = {}
+        for shard, names in holders.items():
+            fit = {
+                name
+                for name in names
+                if name in self.world.agents and not self.world.is_given_up(name)
+                if (name, shard, step) not in self.spoiled
+            }
+            for name in fit:
+                if not self._holds(name, shard, step, captured_in):
+                    raise Violation(
+                        "1", f"{name} has no copy of shard {shard} at {step}"
+                    )
+            good[shard] = fit
+        whole = all(good.values())
+        self.kept = (
+            Kept(step=step, captured_in=captured_in, holders=good) if whole else None
+        )
+
+    def _holds(self, name: str, shard: int, step: int, captured_in: int) -> bool:
+        memory = self.world.agents[name].memory
+        versions = [memory.version((shard, slot)) for slot in range(SLOTS)]
+        return any(v is not None and v[:2] == (step, captured_in) for v in versions)
+
+    def heard(self, agent: SimAgent, message: say.FromRoot) -> None:
+        """An agent has taken, or refused, what a root said."""
+        worker = agent.worker
+        present = (worker.term, worker.round)
+        if present < self.newest.get(agent.name, (0, 0)):
+            raise Violation("2", f"{agent.name} went back to {present}")
+        self.newest[agent.name] = present
+        if isinstance(message, say.Begin) and worker.begin is message:
+            self._begins(message)
+        accepted = not worker.stopped and worker.copies.reserved
+        if isinstance(message, say.Answer) and accepted and worker.begin is not None:
+            self._answers(message, worker.begin)
+
+    def _begins(self, begin: say.Begin) -> None:
+        if (begin.term, begin.round) <= self.round:
+            return
+        floor = self.kept.step if self.kept is not None else 0
+        if begin.step < floor:
+            raise Violation(
+                "1",
+                f"round {begin.round} goes back to {begin.step}, but {floor} was kept "
+                f"and has copies on {self.kept.holders if self.kept else {}}",
+            )
+        self.round, self.acted = (begin.term, begin.round), 0
+        self.began.append(begin.step)
+        self.kept = None
+        if begin.step > 0:
+            holders = self._holders(begin)
+            sources = {s: set(names) for s, names in begin.sources.items()}
+            stay = {s: holders[s] & sources.get(s, set()) for s in holders}
+            self._keep(begin.step, begin.captured_in, {**stay})
+
+    def _answers(self, answer: say.Answer, begin: say.Begin) -> None:
+        """A worker of the present round acts on an answer."""
+        if (answer.term, answer.round) != self.round or answer.keep <= self.acted:
+            return
+        self.acted = answer.keep
+        if answer.keep > answer.step:
+            raise Violation("1", f"{answer.keep} is kept, and nobody has reached it")
+        restored = answer.keep == begin.step
+        captured_in = begin.captured_in if restored else begin.round
+        self._keep(answer.keep, captured_in, {**self._holders(begin)})
+
+    def _holders(self, begin: say.Begin) -> dict[int, set[str]]:
+        """Whose copies of each shard stay where they are in this round."""
+        grid = self.world.grid
+        names = [member.machine for member in begin.members]
+        holders = {
+            shard: {names[holder] for holder in begin.holders[owner]}
+            for owner in range(grid.machines)
+            for shard in grid.ranks(owner)
+        }
+        if self.world.settings.shared:
+            for local in range(grid.ranks_per_machine):
+                holders[grid.shared_shard(local)] = set(names)
+        return holders
+
+    # 2: one root a term.
+
+    def elected(self, machine: str, term: int) -> None:
+        other = self.roots.setdefault(term, machine)
+        if other != machine:
+            raise Violation("2", f"term {term} has two roots: {other} and {machine}")
+
+    # 3: what is loaded is what was captured.
+
+    def restores(
+        self, rank: SimRank, shard: int, version: Version | None, step: int
+    ) -> None:
+        wanted = (step, rank.begin.captured_in)
+        if version is None or version[:2] != wanted:
+            raise Violation(
+                "3", f"rank {rank.rank} loads {version} of shard {shard}, not {wanted}"
+            )
+        crew = rank.crew
+        crew.restored = crew.restored or version
+        if version != crew.restored:
+            raise Violation(
+                "3", f"rank {rank.rank} loads {version}, others {crew.restored}"
+            )
+
+    # 4: memory is what was reserved.
+
+    def reserved(self, agent: SimAgent) -> None:
+        grid, worker = self.world.grid, agent.worker
+        owners = [
+            owner
+            for owner, holders in enumerate(self.world.holders)
+            if worker.machine_rank in holders
+        ]
+        shards = len(owners) * grid.ranks_per_machine
+        shards += grid.ranks_per_machine if self.world.settings.shared else 0
+        held, most = agent.memory.reserved, SLOTS * shards
+        if held > most:
+            raise Violation("4", f"{agent.name} holds {held} slots, not {most}")

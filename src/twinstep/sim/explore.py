@@ -1,0 +1,83 @@
+"""Runs the cluster of a seed, and shrinks a failing one to the faults it needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from twinstep.sim.check import Violation
+from twinstep.sim.faults import Fault, plan
+from twinstep.sim.world import World, draw
+
+HEAL_S = 1.0
+"""After the last fault, before everything is healed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What became of a seed."""
+
+    seed: int
+    faults: list[Fault]
+    invariant: str = ""
+    """The invariant that did not hold; empty when all did."""
+    what: str = ""
+    trace: list[str] = field(default_factory=list[str])
+    probes: Counter[str] = field(default_factory=Counter[str])
+    events: int = 0
+    simulated_s: float = 0.0
+
+
+def run(
+    seed: int,
+    *,
+    faults: Sequence[Fault] | None = None,
+    kinds: Sequence[str] | None = None,
+    fixed: Mapping[str, int] | None = None,
+) -> Run:
+    """Runs a seed to its end.
+
+    Args:
+      faults: instead of the seed's own.
+      kinds: the kinds that the seed's own are drawn from.
+      fixed: settings that are not drawn: machines, ranks, standbys, copies."""
+    chance = Random(f"twinstep {seed}")
+    settings = draw(chance, **(fixed or {}))
+    struck = plan(chance, seed, kinds) if faults is None else list(faults)
+    world = World(settings=settings, random=Random(f"world {seed}"))
+    found = Run(seed=seed, faults=struck)
+    try:
+        for fault in struck:
+            world.run_until(world.events.now_s + fault.after_s)
+            world.run_steps(fault.steps)
+            fault.strike(world)
+        world.run_until(world.events.now_s + HEAL_S)
+        world.heal()
+        world.log("----", "healed")
+        world.run_to_health()
+    except Violation as error:
+        found.invariant, found.what = error.invariant, str(error)
+    except (AssertionError, LookupError, ValueError, TypeError) as error:
+        found.invariant, found.what = "assertion", f"{type(error).__name__}: {error}"
+    found.trace = list(world.lines)
+    found.probes, found.events = world.events.probes, world.events.count
+    found.simulated_s = world.events.now_s
+    return found
+
+
+def shrink(failed: Run, **options: Mapping[str, int] | None) -> Run:
+    """Returns the run with the fewest faults that still breaks the same invariant:
+    each is left out, as long as that is so."""
+    best = failed
+    changed = True
+    while changed:
+        changed = False
+        for left_out in range(len(best.faults)):
+            fewer = [f for n, f in enumerate(best.faults) if n != left_out]
+            again = run(best.seed, faults=fewer, fixed=options.get("fixed"))
+            if again.invariant == best.invariant:
+                best, changed = again, True
+                break
+    return best

@@ -1,0 +1,272 @@
+"""A whole cluster in one thread, from one seed: machines, ranks, network, store, cloud.
+
+Election, root, worker, health, placement and choice are those that ship; this carries
+their actions out with a heap instead of sockets. Settings are drawn from the seed, the
+extreme ones too: leases barely longer than a heartbeat, copies of one chunk, slow
+links, steps that are over before an answer can come.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+
+from twinstep.agent import seat
+from twinstep.agent.phase import Phase
+from twinstep.agent.root import Root
+from twinstep.config import Job, Timing
+from twinstep.placement.strategy import place
+from twinstep.sim.agent import SimAgent
+from twinstep.sim.check import Check, Violation
+from twinstep.sim.events import Events
+from twinstep.sim.network import Network
+from twinstep.sim.operator import SimOperator
+from twinstep.sim.ranks import SimCrew, SimRank
+from twinstep.sim.store import PLACE, SimStore
+from twinstep.values import Grid
+
+LINES_MAX = 400
+"""Lines of a trace that are kept: its end tells most."""
+STEPS_S_MAX = 8.0
+"""A fault that waits for steps strikes after this time all the same."""
+STEPS_AFTER = 5
+"""Training goes on when so many steps were made since the last damage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a cluster is like. All times in seconds."""
+
+    machines: int = 3
+    ranks: int = 1
+    standbys: int = 1
+    copies: int = 2
+    shared: bool = False
+    chunks: int = 2
+    """Chunks in a copy."""
+    chunk_s: float = 0.002
+    step_s: float = 0.1
+    start_s: float = 0.2
+    """A rank's start."""
+    delay_s: float = 0.001
+    """A message's way."""
+    silence_s: float = 1.5
+    operator_s: float = 1.0
+    queue_max: int = 1000
+    bound_s: float = 240.0
+    """Training goes on within this time after everything is healed."""
+
+    def job(self) -> Job:
+        timing = Timing(
+            silence_s_max=self.silence_s,
+            hang_s_min=2.0,
+            hang_s_max=8.0,
+            hang_steps=4.0,
+            first_step_s_max=20.0,
+            stop_s_max=3.0,
+            transfer_s_max=3.0,
+            machine_s_max=1e9,
+            call_s_max=self.silence_s,
+            ask_again_s=2.0,
+        )
+        return Job(
+            machines=self.machines,
+            ranks_per_machine=self.ranks,
+            copies=self.copies,
+            standbys=self.standbys,
+            rounds_without_progress_max=10**9,
+            asks_max=10**6,
+            timing=timing,
+        )
+
+
+def draw(random: Random, **fixed: int) -> Settings:
+    """Returns a cluster of this chance; `fixed` settings are as they are told."""
+    machines = fixed.get("machines", random.choice((2, 3, 3, 4, 5)))
+    copies = min(machines, fixed.get("copies", random.choice((1, 2, 2, 2, 3))))
+    step_s, silence_s = random.choice((0.02, 0.1, 0.3)), random.choice((0.5, 1.5, 1.5))
+    # An answer that always takes longer than a step would come too late for ever.
+    near = [
+        d for d in (0.0001, 0.001, 0.01) if 12 * d <= step_s and 50 * d <= silence_s
+    ]
+    return Settings(
+        machines=machines,
+        ranks=fixed.get("ranks", random.choice((1, 1, 2))),
+        standbys=fixed.get("standbys", random.choice((0, 1, 1))),
+        copies=copies,
+        shared=random.random() < 0.4,
+        chunks=random.choice((1, 1, 2, 3)),
+        chunk_s=random.choice((0.0001, 0.002, 0.02)),
+        step_s=step_s,
+        start_s=random.choice((0.05, 0.5)),
+        delay_s=random.choice(near),
+        silence_s=silence_s,
+        operator_s=random.choice((0.1, 2.0)),
+        queue_max=random.choice((8, 1000, 1000)),
+    )
+
+
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
+class World:
+    """One cluster."""
+
+    settings: Settings
+    random: Random
+    events: Events = field(init=False)
+    network: Network = field(init=False)
+    store: SimStore = field(init=False)
+    operator: SimOperator = field(init=False)
+    check: Check = field(init=False)
+    job: Job = field(init=False)
+    grid: Grid = field(init=False)
+    holders: list[list[int]] = field(init=False)
+    agents: dict[str, SimAgent] = field(default_factory=dict[str, SimAgent])
+    crews: dict[tuple[int, int], SimCrew] = field(
+        default_factory=dict[tuple[int, int], SimCrew]
+    )
+    given_up: set[str] = field(default_factory=set[str])
+    lines: deque[str] = field(default_factory=lambda: deque[str](maxlen=LINES_MAX))
+    names: int = 0
+    farthest: int = 0
+    """The newest step that a rank stands at in the present round."""
+    steps: int = 0
+    """Updates that all ranks together have made."""
+
+    def __post_init__(self) -> None:
+        self.job = self.settings.job()
+        self.events = Events(random=self.random)
+        self.network = Network(
+            events=self.events, delay_s=self.settings.delay_s, asleep_s=self._asleep_s
+        )
+        self.store = SimStore(
+            events=self.events,
+            network=self.network,
+            call_s_max=self.job.timing.call_s_max,
+        )
+        self.grid = Grid(
+            machines=self.job.machines, ranks_per_machine=self.job.ranks_per_machine
+        )
+        placement = place(self.grid.machines, copies=self.job.copies_held)
+        self.holders = [list(holders) for holders in placement.holders]
+        self.check = Check(world=self)
+        self.operator = SimOperator(world=self, takes_s=self.settings.operator_s)
+        for number in range(self.settings.machines + self.settings.standbys):
+            self.add_machine(standby=number >= self.settings.machines)
+
+    # Machines.
+
+    def add_machine(self, *, standby: bool = False) -> str:
+        name = f"m{self.names:02}"
+        self.names += 1
+        agent = SimAgent(world=self, name=name, standby=standby)
+        self.agents[name] = agent
+        agent.begin()
+        return name
+
+    def kill_machine(self, name: str) -> None:
+        """Agent, ranks and memory are gone at once; the lease lapses by itself."""
+        agent = self.agents.pop(name, None)
+        if agent is None:
+            return
+        self.log(name, "is dead")
+        self.check.lose(name)
+        agent.end()
+        self.events.after(self.settings.operator_s, self.operator_sees, name)
+
+    def give_up(self, name: str) -> None:
+        """A root counts on this machine no more."""
+        self.given_up.add(name)
+        self.check.lose(name)
+
+    def is_given_up(self, name: str) -> bool:
+        return name in self.given_up
+
+    def operator_sees(self, name: str) -> None:
+        """The operator says that a machine has ended; of those that joined, their
+        leases tell."""
+        for agent in list(self.agents.values()):
+            agent.rooting.machine_ended(name, "it ended")
+
+    def _asleep_s(self, place: str) -> float:
+        agent = self.agents.get(place)
+        return 0.0 if agent is None or place == PLACE else agent.asleep_s()
+
+    @property
+    def training(self) -> list[SimAgent]:
+        return [a for a in self.agents.values() if a.worker.machine_rank >= 0]
+
+    @property
+    def root(self) -> Root | None:
+        """The root of the newest term, if it lives."""
+        roots = [a.rooting.root for a in self.agents.values() if a.rooting.root]
+        return max(roots, key=lambda root: root.term, default=None)
+
+    # What happens.
+
+    def log(self, who: str, text: str) -> None:
+        self.lines.append(f"{self.events.now_s:9.3f}  {who:<7}  {text}")
+
+    def stepped(self, rank: SimRank) -> None:
+        self.steps += 1
+
+    def saved(self, key: str, value: bytes) -> None:
+        """A root's write has reached the store."""
+        if key == seat.RESULT:
+            raise Violation("6", f"the job ended: {value.decode()}")
+
+    def heal(self) -> None:
+        """All is well from now on, as far as the world can make it so."""
+        self.network.heal()
+        self.store.away = False
+        self.operator.refuses, self.operator.stillborn = False, 0
+        if self.root is None or self.root.phase is Phase.GATHERING:
+            # Of machines that died before the job began nobody knows.
+            here = sum(not agent.standby for agent in self.agents.values())
+            for _ in range(self.settings.machines - here):
+                self.add_machine()
+        for agent in self.agents.values():
+            agent.skew_s = 0.0
+            agent.mover.corrupt_next = False
+
+    def is_training(self, steps: int) -> bool:
+        """Whether all places are taken and step `steps` is behind, with safe copies."""
+        root = self.root
+        if root is None or root.phase is not Phase.TRAINING or root.begin is None:
+            return False
+        here = all(name in self.agents for name in root.roster.members)
+        enough = max(steps, root.begin.step + STEPS_AFTER)
+        return here and root.ballot.answered >= enough and root.ballot.keep > 0
+
+    def run_until(self, at_s: float) -> None:
+        """Everything before `at_s` has happened."""
+        while self.events.now_s < at_s:
+            self.events.next()
+
+    def run_steps(self, count: int) -> None:
+        """So many steps were made in the present round, or it takes too long."""
+        until_s = self.events.now_s + STEPS_S_MAX
+        while self.events.now_s < until_s and self.round_steps() < count:
+            self.events.next()
+
+    def round_steps(self) -> int:
+        """Steps since the newest round that ranks were started for."""
+        if not self.crews:
+            return 0
+        ranks = self.crews[max(self.crews, key=lambda key: (key[1], key[0]))].ranks
+        return max((rank.step - rank.begin.step for rank in ranks), default=0)
+
+    def run_to_health(self) -> None:
+        """Training goes on. Raises: Violation when it does not within the bound."""
+        until_s = self.events.now_s + self.settings.bound_s
+        floor = 0
+        while not self.is_training(floor):
+            if self.events.now_s > until_s:
+                root = self.root
+                phase = root.phase.value if root is not None else "no root"
+                raise Violation(
+                    "6", f"no training {self.settings.bound_s:g} s after all was healed"
+                    f" ({phase})"
+                )  # fmt: skip
+            for _ in range(20):
+                self.events.next()
