@@ -68,7 +68,9 @@ def test_a_run_on_etcd_survives_a_lost_machine(trial: Trial) -> None:
         trial.start(*options, script=WORKLOADS / "linear.py", arguments=arguments)
         inject.kill_machine(trial.status(step=10, ranks=2), "1")
         recovery = trial.recovered(1)
-        assert recovery.kind == "machine" and recovery.step >= 10, str(trial)
+        # Machine rank 1 may have been the root's.
+        assert recovery.kind in ("machine", "root"), str(trial)
+        assert recovery.step >= 10, str(trial)
         assert trial.wait() == 0, str(trial)
         assert trial.digests() == reference(), str(trial)
         trial.clean()

@@ -226,3 +226,11 @@ def test_a_lost_machine_excuses_the_others() -> None:
     root.machine_lost("m1", "silent")
     known = [one.machine for one in root.suspicion.strikes.known]
     assert known == ["m1", "m1"], "but not m0, which ended for want of m1"
+
+
+def test_with_one_copy_of_each_shard_nobody_is_to_be_replaced() -> None:
+    root = training(copies=1, rounds_without_progress_max=9)
+    for _ in range(4):
+        dies(root)
+        all_say(root, "m0", "m1")
+    assert root.roster.struck == {}
