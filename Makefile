@@ -18,7 +18,7 @@ test: check .venv/.debian
 # Long, and only on request: a real control plane, built once from Debian's sources (an
 # hour or less; kept in ~/.cache/twinstep), in a network namespace of its own.
 KUBERNETES ?= $(HOME)/.cache/twinstep/kubernetes
-test-kubernetes: $(INSTALLED) .venv/.etcd .venv/.hosts
+test-kubernetes: $(INSTALLED) .venv/.debian
 	tests/kubernetes/control_plane.sh $(KUBERNETES)
 	KUBERNETES=$(KUBERNETES)/bin unshare --net sh -c 'ip link set lo up && \
 	ip route add local 10.78.0.0/16 dev lo && \
