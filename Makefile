@@ -5,7 +5,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-kubernetes test-launches check bench clean
+.PHONY: venv demo test test-engines test-kubernetes test-launches check bench clean
 
 venv: $(INSTALLED)
 
@@ -32,6 +32,11 @@ check: $(INSTALLED)
 # Every launcher: torchrun, and mpirun where openmpi-bin is installed.
 test-launches: $(INSTALLED) .venv/.debian
 	TWINSTEP_LAUNCHES=1 $(BIN)/python -m pytest tests/test_launches.py
+
+# Real clusters of Ray and Slurm that lose whole nodes: some minutes.
+test-engines: $(INSTALLED) .venv/.debian
+	TWINSTEP_ENGINES=1 $(BIN)/python -m pytest -s tests/cloud/test_ray.py \
+	tests/cloud/test_slurm.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -234,3 +234,11 @@ def test_with_one_copy_of_each_shard_nobody_is_to_be_replaced() -> None:
         dies(root)
         all_say(root, "m0", "m1")
     assert root.roster.struck == {}
+
+
+def test_before_the_first_step_a_broken_script_accuses_no_machine() -> None:
+    root = loading(rounds_without_progress_max=9)
+    for _ in range(4):
+        dies(root)
+        all_say(root, "m0", "m1", m0=[], m1=[])
+    assert root.roster.struck == {}

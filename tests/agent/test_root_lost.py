@@ -81,17 +81,12 @@ def _loading(fleet: Fleet) -> None:
     """Everybody was told to begin, and no rank is up yet."""
     status = fleet.training(step=fleet.made())
     hurt, _ = others(status)
-    before, _ = fleet.plan()
+    count = len(fleet.recoveries())
     fleet.kill_rank(status, hurt)
-    saves: set[int] = set()
-
-    def begun() -> bool:
-        plan, at = fleet.plan()
-        if plan.round > before.round:
-            saves.add(at)
-        return len(saves) > 1
-
-    fleet.until(begun, "the plan to be saved when its round stops and when it begins")
+    fleet.until(
+        lambda: len(r := fleet.recoveries()) > count and r[-1].decided_s,
+        "the new round to begin",
+    )
     lose_the_root(fleet, status)
 
 

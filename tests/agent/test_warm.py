@@ -113,7 +113,8 @@ print(__name__, __file__, __package__, __spec__, __cached__, __annotations__)
 print(sorted(name for name in globals() if name not in ("os", "sys")))
 print(sys.modules["__main__"].__dict__ is globals())
 print(sys.stdin.read() == "")
-print(sorted(os.listdir("/proc/self/fd"))[:3], len(os.listdir("/proc/self/fd")))
+files = [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
+print(sum("twinstep-stacks" not in name for name in files))
 import beside
 """
 

@@ -20,6 +20,9 @@ from twinstep.demo.hosts.network import Network
 
 needs_ray = [
     pytest.mark.skipif(
+        "TWINSTEP_ENGINES" not in os.environ, reason="takes long: make test-engines"
+    ),
+    pytest.mark.skipif(
         importlib.util.find_spec("ray") is None, reason="pip install 'twinstep[ray]'"
     ),
     needs_hosts,

@@ -166,6 +166,9 @@ def run(slurm: Slurm, tmp_path: Path) -> Iterator[Run]:
                 made.view.close()
 
 
+@pytest.mark.skipif(
+    "TWINSTEP_ENGINES" not in os.environ, reason="takes long: make test-engines"
+)
 def test_a_run_outlives_all_that_it_began_with(slurm: Slurm, run: Run) -> None:
     job = run.submit("--nodes=3")
     run.training(40, machines=3)

@@ -31,8 +31,8 @@ def struck(root: Root, machine: str, reason: str) -> Actions:
     """A machine's ranks have died too often, if there is a `reason`."""
     if not reason or machine in root.roster.struck or root.guests:
         return []  # under another launcher, that one gives the places
-    if root.job.copies_held == 1:
-        return []  # no step would be whole without it
+    if root.job.copies_held == 1 or root.suspicion.guard.furthest == 0:
+        return []  # no step is, or would be, whole without it
     root.roster.struck[machine] = reason
     root.suspicion.guard.fruitless = 0  # the script may be well without that machine
     text = f"{machine} is to be replaced: {reason}"

@@ -9,7 +9,8 @@ streams are flushed.
 
 Known differences to a process of its own: an interrupted script exits with status 130
 instead of dying of SIGINT; `/proc/PID/cmdline` shows the warm process; a script that
-is a folder or an archive is refused.
+is a folder or an archive is refused; a memory file is open, into which the process
+shows its stack when it is asked to (own_stack.py).
 """
 
 from __future__ import annotations
