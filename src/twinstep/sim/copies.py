@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from twinstep.sim.agent import SimAgent
 
 
+SLICE_S = 0.1
+"""How late a thread that waits for the network sees that it is to stop."""
+
+
+STRAYS = 0.5
+"""How often a copy that has left is with the kernel whole, and arrives although its
+sender has stopped."""
+
+
 class Broken(Exception):
     """The connection ended, or the other end refused."""
 
@@ -120,24 +129,21 @@ class SimMover:
     def _send(self, ship: do.ShipCopy) -> Step[bytes]:
         """Returns the digests, once the holder has verified them. Raises: Broken."""
         agent, epoch = self.agent, self.epoch
-        target = ship.target.machine
-        yield from self._travel(agent.name, target)
+        target, term = ship.target.machine, agent.worker.term
+        left = list(agent.memory.slots[ship.shard, ship.slot])
+        try:
+            yield from self._travel(agent.name, target, epoch)
+        except Broken:
+            if agent.events.random.random() < STRAYS:
+                delay_s = agent.network.travel_s(agent.name, target)
+                agent.events.after(delay_s, self._stray, ship, term, left)
+            raise
         holder = agent.world.agents.get(target)
         if holder is None:
             raise Broken("gone")
-        slot, reason = holder.transit.offered(
-            round=ship.round,
-            term=agent.worker.term,
-            shard=ship.shard,
-            step=ship.step,
-            captured_in=ship.captured_in,
-            keep=ship.keep,
-            size=len(agent.memory.slots[ship.shard, ship.slot]) * memory.CHUNK_BYTES,
-            sender=agent.name,
-            replace=ship.replace,
-        )
+        slot, reason = self._offer(holder, ship, term)
         if slot is None:
-            yield from self._travel(target, agent.name)
+            yield from self._travel(target, agent.name, epoch)
             raise Broken(reason)
         arriving = _Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
         arriving.begin()
@@ -153,27 +159,61 @@ class SimMover:
                 digests += due
                 if self.corrupt_next:
                     self.corrupt_next, chunk = False, memory.flipped(chunk)
-                yield from self._travel(agent.name, target)
+                yield from self._travel(agent.name, target, epoch)
                 arriving.chunk(number, chunk, due)
         except BaseException:
             arriving.fail()
             raise
         arriving.end(digests)
-        yield from self._travel(target, agent.name)
+        yield from self._travel(target, agent.name, epoch)
         return digests
 
-    def _travel(self, source: str, target: str) -> Step[None]:
-        """Raises: Broken when the way is cut for longer than anybody waits."""
-        network = self.agent.network
-        yield network.travel_s(source, target)
-        waited_s = 0.0
-        while network.is_cut(source, target):
-            if waited_s > self.agent.job.timing.transfer_s_max:
+    def _offer(
+        self, holder: SimAgent, ship: do.ShipCopy, term: int
+    ) -> tuple[int | None, str]:
+        return holder.transit.offered(
+            round=ship.round,
+            term=term,
+            shard=ship.shard,
+            step=ship.step,
+            captured_in=ship.captured_in,
+            keep=ship.keep,
+            size=self.agent.world.settings.chunks * memory.CHUNK_BYTES,
+            sender=self.agent.name,
+            replace=ship.replace,
+        )
+
+    def _stray(self, ship: do.ShipCopy, term: int, chunks: list[Chunk]) -> None:
+        """A copy that had left before its sender stopped comes in all the same."""
+        holder = self.agent.world.agents.get(ship.target.machine)
+        network, name = self.agent.network, self.agent.name
+        if holder is None or network.is_cut(name, holder.name):
+            return
+        slot, _ = self._offer(holder, ship, term)
+        self.agent.events.probe("copies: a stray one was refused", slot is None)
+        if slot is not None:
+            arriving = _Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
+            arriving.begin()
+            for number, chunk in enumerate(chunks):
+                arriving.chunk(number, chunk, memory.digest(chunk))
+            arriving.end(memory.digests(chunks))
+
+    def _travel(self, source: str, target: str, epoch: int) -> Step[None]:
+        """Raises: Broken when this machine stops it, or the way is cut for longer than
+        anybody waits."""
+        network, events = self.agent.network, self.agent.events
+        arrives_s = events.now_s + network.travel_s(source, target)
+        until_s = events.now_s + self.agent.job.timing.transfer_s_max
+        while True:
+            cut = network.is_cut(source, target)
+            wait_s = max(arrives_s - events.now_s, network.asleep_s(target))
+            if wait_s <= 0 and not cut:
+                return
+            yield min(SLICE_S, wait_s) if wait_s > 0 else SLICE_S
+            if self.epoch != epoch:
+                raise Broken("the round is over")
+            if cut and events.now_s > until_s:
                 raise Broken("took nothing for too long")
-            waited_s += 0.2
-            yield 0.2
-        if (asleep_s := network.asleep_s(target)) > 0:
-            yield asleep_s
 
     # Fetching.
 
@@ -196,7 +236,7 @@ class SimMover:
     def _read(self, fetch: do.FetchCopy) -> Step[bytes]:
         """Returns the digests of what was read and verified. Raises: Broken."""
         agent, epoch, source = self.agent, self.epoch, fetch.source.machine
-        yield from self._travel(agent.name, source)
+        yield from self._travel(agent.name, source, epoch)
         holder = agent.world.agents.get(source)
         slot, digests = None, b""
         if holder is not None and holder.worker.round == fetch.round:
@@ -204,7 +244,7 @@ class SimMover:
                 shard=fetch.shard, step=fetch.step, captured_in=fetch.captured_in
             )
         if holder is None or slot is None:
-            yield from self._travel(source, agent.name)
+            yield from self._travel(source, agent.name, epoch)
             raise Broken("no copy here")
         mine = agent.memory.slots[fetch.shard, fetch.slot]
         theirs, served = holder.memory.slots[fetch.shard, slot], holder.mover.epoch
@@ -216,7 +256,7 @@ class SimMover:
             chunk = theirs[number]
             if holder.mover.corrupt_next:
                 holder.mover.corrupt_next, chunk = False, memory.flipped(chunk)
-            yield from self._travel(source, agent.name)
+            yield from self._travel(source, agent.name, epoch)
             if epoch != self.epoch:
                 raise Broken("the round is over")
             mine[number] = chunk
