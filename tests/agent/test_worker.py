@@ -269,3 +269,15 @@ def test_a_hopeless_script_ends_the_job_with_its_reason() -> None:
 def test_finish_ends_the_agent() -> None:
     finish = say.Finish(round=9, term=9, status=3, reason="done")
     assert Scene().worker.from_root(finish) == [do.Leave(status=3, reason="done")]
+
+
+def test_a_round_that_has_begun_is_not_stopped_by_its_own_late_stop() -> None:
+    scene = Scene()
+    scene.stops(round=1)
+    scene.begins(scenes.begin(round=1, machines=2))
+    assert not scene.worker.stopped
+    stop = say.Stop(round=1, term=1, reason="late")
+    assert of(scene.worker.from_root(stop), do.StopRanks) == []
+    assert not scene.worker.stopped
+    again = say.Stop(round=1, term=2, reason="a new root")
+    assert of(scene.worker.from_root(again), do.StopRanks)

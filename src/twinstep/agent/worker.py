@@ -107,6 +107,9 @@ class Worker:
     def _stop(self, stop: say.Stop) -> Actions:
         if stop.round == self.round and self.stopped:
             return self.inventory()
+        begun = self.begin
+        if begun is not None and (stop.term, stop.round) == (begun.term, begun.round):
+            return [do.Log(text=f"refused Stop of round {stop.round}, which has begun")]
         self.round, self.stopped, self.quiet = stop.round, True, False
         self.begin, self.ended = None, False
         self.latest.clear()

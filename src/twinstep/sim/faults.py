@@ -41,7 +41,8 @@ class Fault:
     def strike(self, world: World) -> None:
         world.log("----", self.kind)
         world.events.probe(f"fault: {self.kind}")
-        FAULTS[self.kind](world, Random(self.seed))
+        if world.agents:
+            FAULTS[self.kind](world, Random(self.seed))
 
 
 def plan(random: Random, seed: int, kinds: Sequence[str] | None = None) -> list[Fault]:

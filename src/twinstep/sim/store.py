@@ -83,11 +83,11 @@ class SimStore:
                 raise DeadlinePassed("the store did not answer")
         there_s = network.travel_s(client, PLACE)
         if self.events.now_s + there_s > until_s:
-            yield until_s - self.events.now_s
+            yield max(0.0, until_s - self.events.now_s)
             raise DeadlinePassed("the store did not answer in time")
         yield there_s
         if self.away:
-            yield until_s - self.events.now_s
+            yield max(0.0, until_s - self.events.now_s)
             raise DeadlinePassed("the store went away")
         response = self._apply(request)
         back_s = network.travel_s(PLACE, client)
