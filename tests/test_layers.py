@@ -81,6 +81,7 @@ PURE = (
     "launched.py",
     "capture/manifest.py",
     "placement/",
+    "schedule/pulse.py",
     "schedule/timetable.py",
     "transfer/frame.py",
     "store/slots.py",

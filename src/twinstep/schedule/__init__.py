@@ -1,0 +1,1 @@
+"""When a chunk may use the network: while training does not."""
