@@ -9,6 +9,7 @@
     ├── ProtocolError         bytes from a peer that make no sense; the peer is dropped
     │   └── PeerClosed        (transfer/channel.py) a connection ended inside a frame
     ├── Corrupt               bytes whose checksum is not the one captured
+    │   └── CopyIsBad         (transfer/exchange.py) its holder says so itself
     ├── NoCopyLeft            no holder has a good copy of a shard
     ├── Refused               a peer said no, with its reason (stale round, no slot)
     │   ├── NoMachine         (cloud/serving.py) no machine is to be had, and why

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from tests.agent.etcd_nodes import cluster, needs_etcd
@@ -258,39 +256,6 @@ def test_the_lease_of_a_stopped_or_killed_client_lapses(damage: signal.Signals) 
         finally:
             client.kill()
             client.wait(10)
-
-
-def _talk(address: str, sent: bytes) -> bytes:
-    """What the server says before it drops a connection that said this."""
-    host, port = address.split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as peer:
-        peer.sendall(sent)
-        said = b""
-        while piece := peer.recv(65536):
-            said += piece
-        return said
-
-
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        struct.pack(">I", 1 << 30) + b"x" * 100,
-        struct.pack(">I", 4) + b"\xc1\xc1\xc1\xc1",
-        struct.pack(">I", 0),
-        struct.pack(">I", 100_000) + b"\x91" * 100_000,
-        struct.pack(">I", 30) + msgspec.msgpack.encode({"type": "Get"}).ljust(30),
-        b"GET / HTTP/1.1\r\n\r\n",
-        struct.pack(">I", 10) + b"abc",
-    ],
-    ids=["1 GiB", "no msgpack", "empty", "deep", "no prefix", "http", "unfinished"],
-)
-def test_a_peer_that_speaks_nonsense_is_dropped(nonsense: bytes) -> None:
-    with serve(bounds=Bounds(frame_s_max=0.3)) as server:
-        store = connect(server.address)
-        put_in(store, "a")
-        assert _talk(server.address, nonsense) == b""
-        assert store.get("a")[0] == 2
-        store.close()
 
 
 def test_connections_are_bounded() -> None:

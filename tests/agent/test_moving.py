@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -209,6 +210,81 @@ def test_a_source_with_other_bytes_is_named_corrupt_and_not_believed(pair) -> No
     (named,) = scenes.of(owner.told, say.CopyBad)
     assert (named.holder, named.corrupt, named.last) == ("m1", True, True)
     assert "chunk 7" in named.reason
+    assert owner.bytes_of(0, 5) is None
+
+
+class BadWay:
+    """A way to a machine that damages the first `count` answers that have a chunk."""
+
+    def __init__(self, machine: Machine, count: int) -> None:
+        self.left, self._target = count, machine.port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        machine.port = self._listener.getsockname()[1]
+        self._opened = [self._listener]
+        self._threads = [threading.Thread(target=self._accepts)]
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _ in range(2):  # what the acceptor has just opened, too
+            for one in self._opened:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            self._threads[0].join(WAIT_S)
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        for one in self._opened:
+            one.close()
+
+    def _accepts(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._opened += [near, far]
+                for ends in ((near, far), (far, near)):
+                    thread = threading.Thread(
+                        target=self._carries, args=(*ends, ends[0] is far)
+                    )
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _carries(self, source: socket.socket, target: socket.socket, damages: bool):
+        with contextlib.suppress(OSError):
+            while piece := bytearray(source.recv(65536)):
+                if damages and self.left and len(piece) >= CHUNK:
+                    self.left -= 1
+                    piece[CHUNK // 2] ^= 1
+                target.sendall(piece)
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_what_is_damaged_on_the_way_is_asked_for_again_and_nobody_is_blamed(
+    pair,
+) -> None:
+    owner, holder = pair
+    begins(pair)
+    body = holder.holds_whole(0, 5)
+    with BadWay(holder, 5) as way:
+        begins(pair, round=2, step=5, captured_in=1, sources={0: ["m1"], 1: ["m1"]})
+        owner.until(lambda: owner.worker.copies.loaded_from.get(0) == "memory of m1")
+    assert owner.bytes_of(0, 5) == body
+    assert way.left == 0
+    assert scenes.of(owner.told, say.CopyBad) == []
+
+
+def test_a_way_that_stays_bad_makes_no_copy_bad(pair) -> None:
+    owner, holder = pair
+    begins(pair)
+    holder.holds_whole(0, 5)
+    with BadWay(holder, 1000):
+        begins(pair, round=2, step=5, captured_in=1, sources={0: ["m1"], 1: ["m1"]})
+        owner.until(lambda: bool(scenes.of(owner.told, say.CopyBad)))
+    (named,) = scenes.of(owner.told, say.CopyBad)
+    assert (named.holder, named.corrupt, named.last) == ("m1", False, True)
+    assert "in a row" in named.reason
     assert owner.bytes_of(0, 5) is None
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.hosts.needs import needs_hosts
 from twinstep.demo.hosts.links import Links
 from twinstep.demo.hosts.network import Network
+from twinstep.demo.hosts.relay import Wrong
 
 pytestmark = needs_hosts
 
@@ -83,7 +84,7 @@ def test_links_are_cut_and_heal(network: Network) -> None:
 
 @pytest.mark.usefixtures("echo")
 def test_a_delay_counts_in_each_direction_and_ends(network: Network) -> None:
-    network.delay(2, 0.03)
+    network.relay(2, Wrong(delay_s=0.03))
     # What is sent before the relay listens is lost.
     until_s = time.monotonic() + 10
     while not (times_s := answers(network, 1)):
@@ -92,7 +93,7 @@ def test_a_delay_counts_in_each_direction_and_ends(network: Network) -> None:
     network.set(Links().but_cut(2))
     assert not answers(network, 1), "rules hold for what is delayed, too"
     network.set(Links())
-    network.hasten(2)
+    assert network.unrelay(2) == 0
     assert min(answers(network, 1)) < 0.06
 
 

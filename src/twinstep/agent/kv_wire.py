@@ -1,10 +1,14 @@
 """Carries the key-value store's messages over a socket, within bounds.
 
-A frame is a length (4 bytes, big-endian) and that many bytes of typed msgpack.
-Nothing is unpickled. A length above the bound, bytes that are no message, or a frame
-that does not arrive in time end the connection: there is no way to resynchronise, and
-a peer that speaks nonsense is not to be trusted with a second try. Memory grows with
-the bytes that arrive, not with the length that is announced.
+A frame is a length, the CRC-32 of the body, the CRC-32 of these two (each 4 bytes,
+big-endian), and the body: typed msgpack. TCP's own checksum lets through what bad
+memory in a switch does, such as two words that changed places; a lease, or a vote, must
+not be read off such bytes.
+
+Nothing is unpickled. A checksum that is wrong, a length above the bound, bytes that are
+no message, or a frame that does not arrive in time end the connection: there is no way
+to resynchronise, and a peer that speaks nonsense is not to be trusted with a second
+try. Memory grows with the bytes that arrive, not with the length that is announced.
 
 Left out: who may speak: a connection has proved itself before (trust/wire.py).
 """
@@ -12,6 +16,7 @@ Left out: who may speak: a connection has proved itself before (trust/wire.py).
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +41,9 @@ from twinstep.clock import monotonic_s
 from twinstep.errors import DeadlinePassed, ProtocolError, Refused
 from twinstep.trust.streams import Connection
 
-LENGTH = struct.Struct(">I")
+_FIELDS = struct.Struct(">II")
+_CHECK = struct.Struct(">I")
+PREFIX_BYTES = _FIELDS.size + _CHECK.size
 _RECEIVE_BYTES = 64 * 1024
 _encoder = msgspec.msgpack.Encoder()
 requests: msgspec.msgpack.Decoder[Get | Transact | Grant | Renew | Revoke | Follow] = (
@@ -79,7 +86,8 @@ def encode(message: msgspec.Struct, *, bytes_max: int) -> bytes:
             f"{type(message).__name__} takes {len(body)} bytes; at most {bytes_max}: "
             "ask for a longer prefix, or put less at once"
         )
-    return LENGTH.pack(len(body)) + body
+    fields = _FIELDS.pack(len(body), zlib.crc32(body))
+    return fields + _CHECK.pack(zlib.crc32(fields)) + body
 
 
 def failure(error: Refused) -> Failed:
@@ -149,16 +157,24 @@ class Frames:
         return bool(self.received)
 
     def _body(self) -> bytes | None:
-        if len(self.received) < LENGTH.size:
+        if len(self.received) < PREFIX_BYTES:
             return None
-        (length,) = LENGTH.unpack_from(self.received)
+        length, body_crc = _FIELDS.unpack_from(self.received)
+        (check,) = _CHECK.unpack_from(self.received, _FIELDS.size)
+        if zlib.crc32(self.received[: _FIELDS.size]) != check:
+            raise ProtocolError(
+                f"{self.peer} sent bytes that begin no frame: the prefix does not have "
+                "the checksum it carries"
+            )
         if length > self.bytes_max:
             raise ProtocolError(
                 f"{self.peer} announced {length} bytes; at most {self.bytes_max}"
             )
-        end = LENGTH.size + length
+        end = PREFIX_BYTES + length
         if len(self.received) < end:
             return None
-        body = bytes(self.received[LENGTH.size : end])
+        body = bytes(self.received[PREFIX_BYTES:end])
         del self.received[:end]
+        if zlib.crc32(body) != body_crc:
+            raise ProtocolError(f"{self.peer} sent a frame with a wrong checksum")
         return body

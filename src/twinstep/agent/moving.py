@@ -16,6 +16,7 @@ from functools import partial
 from twinstep.agent import actions as do
 from twinstep.agent.arrivals import Arrivals
 from twinstep.agent.copies import HELD_ALREADY
+from twinstep.agent.fetching import fetch_whole
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Actions, Worker
 from twinstep.config import Job
@@ -28,6 +29,7 @@ from twinstep.errors import (
 )
 from twinstep.store.memory import Slot
 from twinstep.transfer.exchange import (
+    Fetched,
     accept_copy,
     confirm,
     fetch_copy,
@@ -271,18 +273,20 @@ class Mover:
         def work(epoch: int) -> None:
             transit = self._transit
             try:
-                digests = self._fetch(fetch, view, epoch)
+                whole = fetch_whole(partial(self._fetch, fetch, view, epoch))
             except Exception as error:
                 reason = str(error) or type(error).__name__
                 away = (OSError, Refused, DeadlinePassed)
                 corrupt = not isinstance(error, away)
                 self._tell(lambda: transit.fetch_failed(fetch, reason, corrupt=corrupt))
                 return
-            self._tell(lambda: transit.fetched(fetch, digests))
+            self._tell(lambda: transit.fetched(fetch, whole.digests))
 
         self._submit(self._in, work)
 
-    def _fetch(self, fetch: do.FetchCopy, view: memoryview, epoch: int) -> bytes:
+    def _fetch(
+        self, fetch: do.FetchCopy, view: memoryview, epoch: int, doubt: bool
+    ) -> Fetched:
         wanted = Fetch(
             job=self._name,
             machine=self._worker.machine,
@@ -291,6 +295,7 @@ class Mover:
             shard=fetch.shard,
             step=fetch.step,
             captured_in=fetch.captured_in,
+            doubt=doubt,
         )
         channel = self._connect(fetch.source.host, fetch.source.port, epoch)
         try:
@@ -303,12 +308,10 @@ class Mover:
             )
         finally:
             self._closed(channel)
-        if (fetched.size, fetched.chunk_bytes) != (
-            view.nbytes,
-            self._limits.chunk_bytes,
-        ):
+        due = (view.nbytes, self._limits.chunk_bytes)
+        if (fetched.size, fetched.chunk_bytes) != due:
             raise ProtocolError(f"a copy of {fetched.size} bytes, not {view.nbytes}")
-        return fetched.digests
+        return fetched
 
     # In: what others offer and ask for. Called in the loop, with the first header.
 

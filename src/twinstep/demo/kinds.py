@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twinstep.demo import faults, outages
+from twinstep.demo import faults, frames, outages
 from twinstep.demo.faults import Fault
 from twinstep.errors import UsageError
 
@@ -48,7 +48,19 @@ FAULTS: dict[str, Fault] = {
         strike=outages.loss, takes_machine=True, recovers=False, needs=_HOSTS
     ),
     "delay": Fault(
-        strike=outages.delay, takes_machine=True, recovers=False, needs=_HOSTS
+        strike=frames.delay, takes_machine=True, recovers=False, needs=_HOSTS
+    ),
+    "duplicate": Fault(
+        strike=frames.duplicate, takes_machine=True, recovers=False, needs=_HOSTS
+    ),
+    "reorder": Fault(
+        strike=frames.reorder, takes_machine=True, recovers=False, needs=_HOSTS
+    ),
+    "corrupt-flight": Fault(
+        strike=frames.corrupt_flight, takes_machine=True, recovers=False, needs=_HOSTS
+    ),
+    "corrupt-fetch": Fault(
+        strike=frames.corrupt_fetch, takes_machine=True, needs=_HOSTS
     ),
     "skew-clock": Fault(
         strike=outages.skew_clock,

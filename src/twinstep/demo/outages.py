@@ -21,7 +21,6 @@ AWAY_S = (3.0, 5.0)
 BAD_S = (3.0, 6.0)
 """Links are bad for so long."""
 LOSS = 0.2
-DELAY_S = 0.05
 SHIFTS_S = (3600.0, -3600.0)
 
 
@@ -111,23 +110,6 @@ def loss(scene: Scene, random: Random) -> Blow:
         what=f"loses {LOSS:.0%} of packets",
         lasts_s=random.uniform(*BAD_S),
         lost=True,
-    )
-
-
-def delay(scene: Scene, random: Random) -> Blow:
-    machine = random.choice([each.machine for each in training(scene.status)])
-    network, host = _network(scene), scene.ground.host_of(machine)
-    scene.ground.out_of_reach(machine)
-    lasts_s, struck_s = random.uniform(*BAD_S), scene.now_s()
-    network.delay(host, DELAY_S)
-    what = f"{DELAY_S * 1e3:.0f} ms late"
-    return Blow(
-        who=machine,
-        what=f"{machine} {what}",
-        detail=f"each packet, in each direction, for {lasts_s:.1f} s",
-        struck_s=struck_s,
-        lasts_s=lasts_s,
-        mend=lambda: network.hasten(host),
     )
 
 

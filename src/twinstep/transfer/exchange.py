@@ -13,6 +13,10 @@ round trip and no bytes. Verified is sent by a call of its own, `confirm`, so th
 holder first writes down what it holds: a sender never counts a copy that its holder
 does not know of.
 
+Chunks that arrive with other bytes than were sent do not say whether the copy is bad or
+the way was. So who asks again says that it doubts, and the holder hashes its copy
+before it answers: only the holder can call its own copy bad (CopyIsBad).
+
 Left out: who may write which slot, and the fences of round and term. The caller reads
 the Offer or Fetch from the channel, decides, and then calls `refuse` or one of these.
 """
@@ -33,9 +37,19 @@ from twinstep.transfer.frame import (
     Rejected,
     Verified,
 )
-from twinstep.transfer.sender import Cancelled, never, receive_copy, send_copy
+from twinstep.transfer.sender import (
+    Cancelled,
+    never,
+    receive_copy,
+    send_copy,
+    verify_copy,
+)
 
 Answer = TypeVar("Answer", Accepted, Found, Verified)
+
+
+class CopyIsBad(Corrupt):
+    """The holder of a copy has found that it is not what was captured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +160,9 @@ def fetch_copy(
 ) -> Fetched:
     """Reads a part of a peer's copy into `view` and verifies it.
 
-    Raises: Refused with the peer's reason; ProtocolError when the copy does not fit
-    into `view`; and what receive_copy raises."""
+    Raises: Refused with the peer's reason; CopyIsBad when `fetch` doubts and the peer
+    finds it is right; ProtocolError when the copy does not fit into `view`; and what
+    receive_copy raises."""
     channel.send(fetch)
     found = _answer(channel, Found)
     reason = _misfit(
@@ -189,9 +204,16 @@ def serve_fetch(
 
     When it returns, the slot is no longer read: the kernel has the bytes.
 
-    Raises: ProtocolError when the part asked for is none; what send_copy raises."""
+    Raises: ProtocolError when the part asked for is none; CopyIsBad (the peer was
+    told) when it doubts and is right; what send_copy raises."""
     if not 0 <= fetch.part < fetch.parts:
         raise ProtocolError(f"part {fetch.part} of {fetch.parts} parts is no part")
+    if fetch.doubt:
+        bad = verify_copy(view, size, chunk_bytes, digests)
+        if bad is not None:
+            reason = f"chunk {bad} of shard {fetch.shard} has a wrong checksum"
+            channel.send(Rejected(reason=reason, bad=True))
+            raise CopyIsBad(reason)
     channel.send(Found(size=size, chunk_bytes=chunk_bytes))
     send_copy(
         channel,
@@ -208,7 +230,7 @@ def serve_fetch(
 def _answer(channel: Channel, kind: type[Answer]) -> Answer:
     header, payload_bytes = channel.receive()
     if isinstance(header, Rejected):
-        raise Refused(header.reason)
+        raise CopyIsBad(header.reason) if header.bad else Refused(header.reason)
     if not isinstance(header, kind) or payload_bytes:
         raise ProtocolError(
             f"expected {kind.__name__}, got {type(header).__name__} with "

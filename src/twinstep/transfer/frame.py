@@ -167,6 +167,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     shard: int
     step: int
     captured_in: int = 0
+    doubt: bool = False
+    """What you sent before was damaged: see first whether your copy is good."""
     part: int = 0
     parts: int = 1
 
@@ -196,6 +198,8 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """No, and why."""
 
     reason: str
+    bad: bool = False
+    """The copy asked for is here, and is not what was captured."""
 
 
 DataHeader = Offer | Accepted | Fetch | Found | Chunk | Verified | Rejected

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -29,10 +30,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self, final
 
 from twinstep.demo.hosts.links import Links, port, relayed
+from twinstep.demo.hosts.relay import Wrong
 from twinstep.errors import UsageError
 
 COMMANDS = {
@@ -134,7 +137,8 @@ class Network:
     def close(self) -> None:
         """The hosts are gone as soon as nothing runs on them."""
         for host in list(self._relays):
-            self.hasten(host)
+            with contextlib.suppress(UsageError):
+                self.unrelay(host)
         for descriptor in self._spaces.values():
             os.close(descriptor)
         self._spaces.clear()
@@ -178,8 +182,8 @@ class Network:
         self._run(SWITCH, ["nft", "-f", "-"], links.rules())
         self.links = links
 
-    def delay(self, host: int, delay_s: float) -> None:
-        """Whatever passes a host's cable comes so much later, in each direction."""
+    def relay(self, host: int, wrong: Wrong) -> None:
+        """Whatever passes a host's cable is treated so, in each direction."""
         assert host not in self._relays, host
         own, stand_in, far = port(host), relayed(host), f"r{host}"
         self._ip(
@@ -191,21 +195,27 @@ class Network:
             f"link set {far} up",
         )
         script = str(Path(__file__).with_name("relay.py"))
-        command = [sys.executable, "-I", "-S", script, own, far, str(delay_s)]
+        command = [sys.executable, "-I", "-S", script, own, far]
         self._relays[host] = subprocess.Popen(
-            self.at(SWITCH, command), stdin=subprocess.PIPE
+            self.at(SWITCH, [*command, json.dumps(asdict(wrong))]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
-    def hasten(self, host: int) -> None:
-        """The delay of a host is over; what was on its way is lost."""
+    def unrelay(self, host: int) -> int:
+        """The cable is as it was; what was on its way is lost. Returns how many frames
+        were changed, came twice or were overtaken. Raises: UsageError when the relay
+        had ended before."""
         relay = self._relays.pop(host)
-        relay.kill()
-        relay.communicate(timeout=COMMAND_S_MAX)
+        said, _ = relay.communicate(timeout=COMMAND_S_MAX)
         self._ip(
             SWITCH,
             f"link del {relayed(host)}",
             f"link set {port(host)} master br0",
         )
+        if not said:
+            raise UsageError(f"the relay of host {host} ended by itself, see above")
+        return int(said)
 
     # How it is made.
 
