@@ -11,13 +11,14 @@ import inspect
 import json
 from typing import Any
 
-from twinstep import config
+from twinstep import config, schedule_settings
 
 PARTS: dict[str, type[Any]] = {
     "the job": config.Job,
     "[timing]": config.Timing,
     "[health]": config.Health,
     "[transfer]": config.Transfer,
+    "[schedule]": config.Schedule,
     "[trust]": config.Trust,
     "[kubernetes]": config.Kubernetes,
     "[slurm]": config.Slurm,
@@ -79,6 +80,8 @@ def docstrings(part: type[Any]) -> dict[str, str]:
 def unit(field: dataclasses.Field[Any]) -> str:
     """The unit that a field's name ends in, by the rules of names."""
     words = field.name.removesuffix("_max").removesuffix("_min").split("_")
+    if words[-3:] == ["bytes", "per", "s"]:
+        return "bytes/s"
     return {"s": "s", "bytes": "bytes"}.get(words[-1], "")
 
 
@@ -90,7 +93,20 @@ def least(part: type[Any], field: dataclasses.Field[Any]) -> str:
         return "" if field.name == "template" else "> 0"
     if part is config.Transfer:
         return ">= 1"
+    if part is config.Schedule:
+        return scheduled(field)
     return LEAST.get(field.name, "")
+
+
+def scheduled(field: dataclasses.Field[Any]) -> str:
+    """The bound of a setting of [schedule]."""
+    if isinstance(field.default, str | bool):
+        return "one of these" if field.name == "mode" else ""
+    least = schedule_settings.LEAST.get(field.name)
+    most = schedule_settings.MOST.get(field.name)
+    if most is None:
+        return "> 0" if least is None else f">= {least}"
+    return f"> 0, <= {most}" if least is None else f"{least} .. {most}"
 
 
 def settings_table(part: type[Any]) -> str:

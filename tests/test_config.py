@@ -13,6 +13,7 @@ from twinstep.config import (
     Health,
     Job,
     Kubernetes,
+    Schedule,
     Slurm,
     Timing,
     Transfer,
@@ -56,6 +57,14 @@ def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("[health]\nlooks = 0", "unknown setting.*health.looks"),
         ("[transfer]\nstreams = 0", "transfer.streams is 0; at least 1"),
         ("[transfer]\nchunk_bytes = 5000", "multiple of 4096"),
+        ('[schedule]\nmode = "gaps"', "'gaps'; use one of spans, naive, off"),
+        ("[schedule]\nmu = 1.5", "schedule.mu is 1.5; it must be at most 1"),
+        ("[schedule]\npriority = 7", "priority is 7; it must be at most 6"),
+        ("[schedule]\ndscp = 64", "dscp is 64; it must be at most 63"),
+        ("[schedule]\nwithhold_every = 1", "use 2 or more, or 0"),
+        ("[schedule]\nsamples_max = 4", r"samples_max \(4\) is less than .*8"),
+        ("[schedule]\nbuffer_bytes = 65536", r"holds no chunk .*524288.*raise buffer"),
+        ("[schedule]\nspan = 1", "unknown setting.*schedule.span"),
         ('[trust]\ndata = "clear"', "'clear'; use one of sealed, tls, plain"),
         ('[trust]\ncerts = "a"\ntoken_file = "b"', r"\(b\) and certs \(a\); use one"),
         ("machines = ", "cannot be read"),
@@ -71,7 +80,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, says: str) -> None
 def numbers() -> list[tuple[type[Any], str, str]]:
     return [
         (part, field.name, least(part, field))
-        for part in (Job, Timing, Health, Transfer, Trust)
+        for part in (Job, Timing, Health, Transfer, Schedule, Trust)
         for field in dataclasses.fields(part)
         if least(part, field).startswith(">")
     ]
@@ -81,7 +90,7 @@ def numbers() -> list[tuple[type[Any], str, str]]:
 def test_every_bound_in_the_reference_is_held(
     part: type[Any], name: str, bound: str
 ) -> None:
-    low = 0 if bound == "> 0" else int(bound.removeprefix(">= ")) - 1
+    low = 0 if bound.startswith("> 0") else int(bound.removeprefix(">= ")) - 1
     with pytest.raises(ConfigError, match=rf"{name}\D+ {low}|{name} \({low}\)"):
         part(**{name: low})
 
@@ -108,7 +117,7 @@ def test_two_copies_where_there_are_two_machines() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [Job, Timing, Health, Transfer, Trust, Kubernetes, Slurm]
+    "part", [Job, Timing, Health, Transfer, Schedule, Trust, Kubernetes, Slurm]
 )
 def test_every_setting_is_in_the_reference(part: type[Any]) -> None:
     text = REFERENCE.read_text()

@@ -17,6 +17,7 @@ import msgspec
 
 from twinstep.cloud_settings import Kubernetes, Slurm
 from twinstep.errors import ConfigError
+from twinstep.schedule_settings import Schedule as Schedule
 from twinstep.vigilance import Health as Health, Timing as Timing
 
 STRATEGIES = ("group", "ring", "mixed", "tail")
@@ -147,6 +148,7 @@ class Job:
     timing: Timing = dataclasses.field(default_factory=Timing)
     health: Health = dataclasses.field(default_factory=Health)
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
     trust: Trust = dataclasses.field(default_factory=Trust)
     kubernetes: Kubernetes = dataclasses.field(default_factory=Kubernetes)
     slurm: Slurm = dataclasses.field(default_factory=Slurm)
@@ -183,6 +185,13 @@ class Job:
                 f"domains names {len(self.domains)} machines, but machines is "
                 f"{self.machines}; name the domain of each, or none"
             )
+        schedule, chunk_bytes = self.schedule, self.transfer.chunk_bytes
+        if schedule.buffer_bytes // schedule.buffers < chunk_bytes:
+            raise ConfigError(
+                f"schedule.buffer_bytes ({schedule.buffer_bytes}) in schedule.buffers "
+                f"({schedule.buffers}) parts holds no chunk of transfer.chunk_bytes "
+                f"({chunk_bytes}); raise buffer_bytes, or lower buffers or chunk_bytes"
+            )
 
     @property
     def copies_held(self) -> int:
@@ -214,6 +223,7 @@ def _unknown(settings: dict[str, Any]) -> list[str]:
         "timing": Timing,
         "health": Health,
         "transfer": Transfer,
+        "schedule": Schedule,
         "trust": Trust,
         "kubernetes": Kubernetes,
         "slurm": Slurm,
