@@ -135,7 +135,7 @@ def test_a_machine_is_found_by_name_rank_or_as_root() -> None:
 def test_one_bit_of_both_slots_is_flipped(
     offset: int, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inject, "_group", lambda found: found.group)
+    monkeypatch.setattr(inject, "live_group", lambda found: found.group)
     reservation = reserve({0: 5000, 1: 100}, **MARGIN)
     try:
         status = status_of(machine(group=os.getpid()))
@@ -153,6 +153,19 @@ def test_one_bit_of_both_slots_is_flipped(
             inject.corrupt_copy(status, "m00", shard=5)
     finally:
         reservation.close()
+
+
+def test_what_is_no_slot_is_not_taken_for_one() -> None:
+    """A rank has memory for its stacks, whose name begins alike."""
+    stacks = os.memfd_create("twinstep-stacks")
+    reservation = reserve({3: 100}, **MARGIN)
+    try:
+        found = inject.all_slots(os.getpid())
+        assert {shard for shard, _ in found} == {3}
+        assert len(inject.slots_of(os.getpid(), 3)) == 2
+    finally:
+        reservation.close()
+        os.close(stacks)
 
 
 def test_a_status_survives_the_store() -> None:

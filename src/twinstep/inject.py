@@ -9,12 +9,16 @@ once), and a copy is damaged by writing into the agent's memory from outside, th
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinstep.agent.status import MachineStatus, Status
 from twinstep.errors import UsageError
+
+SLOT = re.compile(r"/memfd:twinstep-(\d+)-\d+\b")
+"""What a slot's descriptor links to; a rank has other memory of such a name, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +45,7 @@ def stop_rank(status: Status, rank: int) -> Injury:
 def kill_machine(status: Status, machine: str) -> Injury:
     """SIGKILL for a machine's agent and all its ranks at once: its memory is lost."""
     found = find_machine(status, machine)
-    group = _group(found)
+    group = live_group(found)
     detail = f"SIGKILL to process group {group}"
     if _hosts_guests(group):  # each rank has a group of its launcher's making
         for rank in found.ranks:
@@ -61,10 +65,10 @@ def corrupt_copy(
 
     Raises: UsageError when the machine holds no copy of the shard."""
     found = find_machine(status, machine)
-    group = _group(found)
-    slots = _slots(group, shard)
+    group = live_group(found)
+    slots = slots_of(group, shard)
     if not slots:
-        held = sorted({shard for shard, _ in _all_slots(group)})
+        held = sorted({shard for shard, _ in all_slots(group)})
         raise UsageError(
             f"{found.machine} holds no slot of shard {shard}; it has shards {held}"
         )
@@ -116,8 +120,10 @@ def _signal_rank(status: Status, rank: int, number: int) -> None:
         os.close(descriptor)
 
 
-def _group(found: MachineStatus) -> int:
-    """The process group of a machine that still lives, named as its agent."""
+def live_group(found: MachineStatus) -> int:
+    """Returns the process group of a machine; its leader is the agent.
+
+    Raises: UsageError when no agent of that name lives any more."""
     words = _words(found.group)
     agents = (b"twinstep.cloud.start", b"twinstep.guesthouse")
     # On a host of its own (demo/hosts) the group is led by who has made the host.
@@ -143,22 +149,27 @@ def _words(pid: int) -> list[bytes]:
         return []
 
 
-def _all_slots(pid: int) -> list[tuple[int, Path]]:
-    """(shard, path) of each slot that the agent `pid` has open."""
+def all_slots(pid: int) -> list[tuple[int, Path]]:
+    """(shard, path) of each slot that the process `pid` has open; none if it is
+    gone."""
     slots: list[tuple[int, Path]] = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        paths = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return []
+    for path in paths:
         try:
             target = os.readlink(path)
         except OSError:
-            continue
-        if target.startswith("/memfd:twinstep-"):
-            shard = target.removeprefix("/memfd:twinstep-").split("-")[0]
-            slots.append((int(shard), path))
+            continue  # closed in between
+        if found := SLOT.match(target):
+            slots.append((int(found.group(1)), path))
     return slots
 
 
-def _slots(pid: int, shard: int) -> list[Path]:
-    """One path for each slot: an agent has every slot open twice, once for its map,
-    and a bit that is flipped twice is as it was."""
-    paths = [path for found, path in _all_slots(pid) if found == shard]
+def slots_of(pid: int, shard: int) -> list[Path]:
+    """Returns the slots of a shard that the process `pid` holds, as files: one path
+    each. An agent has every slot open twice, once for its map, and a bit that is
+    flipped twice is as it was."""
+    paths = [path for found, path in all_slots(pid) if found == shard]
     return list({path.stat().st_ino: path for path in paths}.values())

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from twinstep.agent.kv import KeyValueStore
-from twinstep.agent.record import Recovery
-from twinstep.agent.seat import RECOVERIES, STATUS
+from twinstep.agent.record import Plan, Recovery
+from twinstep.agent.seat import PLAN, RECOVERIES, STATUS
 from twinstep.agent.status import Status
 from twinstep.agent.stores import open_store
 from twinstep.cloud.description import JOB_FILE, JobFile, published, read_job
@@ -92,6 +92,12 @@ class JobView:
         """Returns what the root published last; None before the first root."""
         raw = self._value(STATUS)
         return msgspec.json.decode(raw, type=Status) if raw else None
+
+    def plan(self) -> Plan | None:
+        """Returns what the root would leave to the next one; None before the first
+        round."""
+        raw = self._value(PLAN)
+        return msgspec.msgpack.decode(raw, type=Plan) if raw else None
 
     def recoveries(self) -> list[Recovery]:
         """Returns the timelines of all recoveries, oldest first."""

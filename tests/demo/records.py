@@ -7,6 +7,7 @@ from typing import Any
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import MachineStatus, Status
 from twinstep.demo.faults import Blow
+from twinstep.demo.kinds import FAULTS
 from twinstep.demo.record import Failure, failure_of
 
 
@@ -46,6 +47,7 @@ def failure(
     *recoveries: Recovery,
     kind: str = "kill-machine",
     settled: bool = True,
+    safe_before: int = 0,
     **changes: Any,
 ) -> Failure:
     return failure_of(
@@ -56,6 +58,8 @@ def failure(
         began_s=90.0,
         at_step=21,
         settled=settled,
+        safe_before=safe_before,
+        cost_max=FAULTS[kind].cost_max,
     )
 
 

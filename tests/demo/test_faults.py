@@ -11,7 +11,7 @@ from twinstep import inject
 from twinstep.demo import faults
 from twinstep.demo.faults import Scene, corruptible
 from twinstep.demo.ground import Loopback
-from twinstep.demo.kinds import FAULTS, check, needs
+from twinstep.demo.kinds import FAULTS, GROUPS, check, named, needs
 from twinstep.errors import UsageError
 from twinstep.inject import Injury
 
@@ -62,11 +62,28 @@ def test_a_lost_machine_trains_and_is_not_the_root(
 
 def test_kinds_that_leave_memory_are_those_of_a_rank() -> None:
     gentle = {kind for kind, fault in FAULTS.items() if not fault.takes_machine}
-    assert gentle == {"kill-rank", "stop-rank"}
+    ranks = {kind for kind in FAULTS if "-rank" in kind}
+    assert gentle == ranks - set(GROUPS["recoveries"])
+
+
+def test_who_comes_back_by_itself_may_not_be_missed() -> None:
+    """A pause may be over before anybody notices; every other blow is noticed."""
+    for kind, fault in GROUPS["moments"].items():
+        assert fault.recovers != kind.startswith("pause"), kind
+
+
+def test_a_group_names_its_kinds() -> None:
+    assert named(["kill-rank", "together", "processes"])[:2] == [
+        "kill-rank",
+        "kill-two-ranks",
+    ]
+    assert len(named(["moments"])) == len(GROUPS["moments"]) == 24
+    assert named(["quake"]) == ["quake"]
+    assert sorted(named(GROUPS)) == sorted(FAULTS)
 
 
 def test_an_unknown_kind_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(UsageError, match=r"flood, quake; known: kill-rank, .*delay"):
+    with pytest.raises(UsageError, match=r"flood, quake; known.*: kill-rank, .*delay"):
         check(["quake", "kill-rank", "flood"])
     with pytest.raises(UsageError, match="none given"):
         check([])

@@ -41,6 +41,31 @@ def test_more_than_the_step_on_its_way_is_lost_only_if_copies_had_time() -> None
     assert records.failure().lost == ""
 
 
+def test_a_blow_at_a_copy_may_cost_the_step_that_was_made_meanwhile() -> None:
+    two, three = records.recovery(reached=22), records.recovery(reached=23)
+    kind = "kill-machine-sending"
+    assert records.failure(two, kind=kind).lost == ""
+    assert "cost 3 steps" in records.failure(three, kind=kind).lost
+
+
+def test_a_step_that_was_safe_is_never_lost() -> None:
+    assert records.failure(safe_before=20, settled=False).lost == ""
+    assert "though step 21 was safe" in records.failure(safe_before=21).lost
+    assert "step 21 was safe" in records.failure(safe_before=21, settled=False).lost
+
+
+def test_the_sums_of_a_kind_tell_what_each_blow_cost() -> None:
+    failures = [
+        records.failure(),
+        records.failure(records.recovery(reached=20)),
+        records.failure(aims=4),
+    ]
+    sums = summary(failures, kills=3)["kinds"]["kill-machine"]
+    assert sums["steps_lost"] == {"0": 1, "1": 2}
+    assert (sums["count"], sums["resumed"]) == (3, 3)
+    assert (sums["first_aim"], sums["aims_max"]) == (2, 4)
+
+
 def test_a_damaged_copy_must_be_named() -> None:
     damaged = ("m01", 4)
     named = records.recovery(bad=["m01's copy of shard 4 at step 20 is bad: chunk 2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,25 @@ from twinstep.demo.show import Screen
 from twinstep.demo.trial import train
 from twinstep.errors import DeadlinePassed
 
-PLAN = Plan(style="fsdp2", machines=2, steps=40, step_s=0.03)
+PLAN = Plan(style="fsdp2", machines=2, steps=40, step_s=0.05, ballast_mb=16)
 
 
 @pytest.mark.timeout(240)
 def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
     blows = [
-        Planned(kind="kill-rank", after_steps=4, moment_s=0.02),
-        Planned(kind="kill-machine", after_steps=4, moment_s=0.0),
+        Planned(kind="kill-rank-capturing", after_steps=4, moment_s=0.02),
+        Planned(kind="kill-machine-sending", after_steps=4, moment_s=0.0),
     ]
     screen = Screen(Console(file=io.StringIO()))
     calm = train(PLAN, tmp_path / "calm", screen)
     injured = train(PLAN, tmp_path / "injured", screen, blows=blows, seed=1)
     assert [failure.kind for failure in injured.failures] == [
-        "kill-rank",
-        "kill-machine",
+        "kill-rank-capturing",
+        "kill-machine-sending",
     ]
     assert [failure.lost for failure in injured.failures] == ["", ""]
+    for failure, phase in zip(injured.failures, ("capturing", "sending"), strict=True):
+        assert re.match(rf"{phase}: \d+% of m\d+'s copy", failure.detail)
     assert injured.failures[0].source == "own memory"
     assert injured.failures[1].source.startswith("memory of ")
     assert (calm.steps, injured.steps) == (PLAN.steps, PLAN.steps)
@@ -41,7 +44,7 @@ def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -
     assert sorted(calm.digests) == ["rank0", "rank1"]
     events = [event["event"] for event in injured.timeline]
     assert events[0] == "start" and events[-1] == "end"
-    assert "kill-machine: first step" in events
+    assert "kill-machine-sending: first step" in events
 
 
 @pytest.mark.timeout(120)

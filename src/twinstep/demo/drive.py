@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from twinstep.clock import now_s
-from twinstep.demo.faults import Blow, Scene
+from twinstep.demo.faults import Blow, Missed, Scene
 from twinstep.demo.job import RunningJob, Sight
 from twinstep.demo.kinds import FAULTS
 from twinstep.demo.record import Failure, failure_of
@@ -28,8 +28,9 @@ AFTER_S = 2.0
 """What a blow that has been mended may still bring about comes within this time: a
 lease that was not renewed meanwhile lapses."""
 
-ATTEMPTS_MAX = 3
-"""How often a blow is tried whose victim is gone before it falls."""
+ATTEMPTS_MAX = 8
+"""How often a blow is tried whose victim is gone, or whose moment is over, before it
+falls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +90,21 @@ def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
         )
         try:
             blow = FAULTS[planned.kind].strike(scene, random)
-        except UsageError:
-            # The victim is gone: the job has begun another round by itself.
+        except (Missed, UsageError):
+            # The moment is over, or the victim gone: another round has begun.
             if attempt == ATTEMPTS_MAX:
                 raise
             continue
-        return _outcome(job, planned, blow, before, settled=settled, at_step=at_step)
+        blow = replace(blow, aims=blow.aims + attempt - 1)
+        return _outcome(
+            job,
+            planned,
+            blow,
+            before,
+            settled=settled,
+            safe=sight.status.safe,
+            at_step=at_step,
+        )
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -117,6 +127,7 @@ def _outcome(
     before: int,
     *,
     settled: bool,
+    safe: int,
     at_step: int,
 ) -> Failure:
     fault = FAULTS[planned.kind]
@@ -148,6 +159,8 @@ def _outcome(
         began_s=job.began_s,
         at_step=at_step,
         settled=settled and fault.recovers,
+        safe_before=safe,
+        cost_max=fault.cost_max,
         clock_ahead_s=job.ground.clock_ahead_s(sight.status.root),
     )
 

@@ -19,11 +19,20 @@ from random import Random
 from twinstep import inject
 from twinstep.agent.status import MachineStatus, Status
 from twinstep.clock import now_s
+from twinstep.demo import victims
 from twinstep.demo.ground import Ground
-from twinstep.errors import UsageError
+from twinstep.errors import TwinstepError, UsageError
 
 SETTLE_S = 0.3
 """In this time what was captured before is sent and hashed."""
+
+
+STEPS_LOST_MAX = 1
+"""The step whose copies were on their way when the blow fell."""
+
+
+class Missed(TwinstepError):
+    """A moment that was aimed at was over too soon, or did not come; aim again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,8 @@ class Blow:
     lasts_s: float = 0.0
     mend: Callable[[], None] | None = field(default=None, compare=False, repr=False)
     """To be called when it has lasted."""
+    aims: int = 1
+    """How often it was aimed until the moment was met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +76,11 @@ class Fault:
     takes_machine: bool
     recovers: bool = True
     """A recovery must follow; else training may go on as if nothing were."""
+    cost_max: int = STEPS_LOST_MAX
+    """So many steps may be lost, where copies keep up."""
     needs: frozenset[str] = frozenset()
-    """Some of "hosts", "etcd" and "clocks"."""
+    """Some of "hosts", "etcd", "clocks"; "loopback" where it cannot be on hosts, and
+    "ballast" where the state must be large."""
 
 
 def training(status: Status) -> list[MachineStatus]:
@@ -106,6 +120,20 @@ def stop_rank(scene: Scene, random: Random) -> Blow:
         who=injury.who,
         what=f"{injury.who} stopped",
         detail=injury.detail,
+        struck_s=struck_s,
+    )
+
+
+def kill_agent(scene: Scene, random: Random) -> Blow:
+    """Only the agent is hit; its ranks' lives are tied to it (lifeline.py)."""
+    machine = random.choice([each.machine for each in training(scene.status)])
+    victim = victims.agent_of(scene.status, machine)
+    struck_s = scene.now_s()
+    victim.kill()
+    return Blow(
+        who=victim.who,
+        what=f"{victim.who} killed",
+        detail=f"SIGKILL to process {victim.process}",
         struck_s=struck_s,
     )
 

@@ -31,11 +31,18 @@ def digest(value: Tensor) -> dict[str, Any]:
 
 
 def digests(
-    *, model: nn.Module, optimizer: Optimizer, scheduler: Stateful, loader: Stateful
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: Stateful,
+    loader: Stateful,
+    ballast: nn.Module | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns, by name, a digest of everything that the next step depends on."""
     found = {f"parameter {n}": digest(p) for n, p in model.named_parameters()}
     found |= {f"buffer {n}": digest(b) for n, b in model.named_buffers()}
+    if ballast is not None:
+        found |= {f"ballast {n}": digest(p) for n, p in ballast.named_parameters()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             found[f"optimizer {name} {key}"] = digest(torch.as_tensor(value))

@@ -40,6 +40,8 @@ class Plan:
     copies: int = 2
     step_s: float = 0.06
     """A step lasts at least so long, so that a fast computer shows something too."""
+    ballast_mb: int = 0
+    """So much state more on each rank, for those who aim at moments."""
     stoppable: bool = False
     """Whether a file named `stop_at` in the run's folder is looked at."""
     start_s_max: float = 120.0
@@ -123,6 +125,8 @@ class RunningJob:
         command += ["--seed", str(plan.seed), "--step-seconds", str(plan.step_s)]
         command += ["--losses", str(self.losses_file)]
         command += ["--digests", str(self.digests_folder)]
+        if plan.ballast_mb:
+            command += ["--ballast-mb", str(plan.ballast_mb)]
         if plan.stoppable:
             command += ["--stop-file", str(self.stop_file)]
         return command

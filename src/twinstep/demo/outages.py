@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from random import Random
 
+from twinstep.demo import victims
 from twinstep.demo.faults import Blow, Scene, not_root, training
 from twinstep.demo.hosts.links import Links
 from twinstep.demo.hosts.network import Network
@@ -136,6 +137,23 @@ def pause_root(scene: Scene, random: Random) -> Blow:
         struck_s=struck_s,
         lasts_s=lasts_s,
         mend=mend,
+    )
+
+
+def pause_agent(scene: Scene, random: Random) -> Blow:
+    """An agent stands still and its ranks do not, longer than its lease lives."""
+    machine = random.choice([each.machine for each in training(scene.status)])
+    victim = victims.agent_of(scene.status, machine)
+    scene.ground.out_of_reach(machine)
+    lasts_s, struck_s = random.uniform(*AWAY_S), scene.now_s()
+    victim.stop()
+    return Blow(
+        who=victim.who,
+        what=f"{victim.who} paused",
+        detail=f"SIGSTOP, and SIGCONT after {lasts_s:.1f} s",
+        struck_s=struck_s,
+        lasts_s=lasts_s,
+        mend=victim.let_go,
     )
 
 

@@ -1,8 +1,8 @@
 """What came of each failure, and whether two runs ended in the same bits.
 
 Plain values and the JSON that is made of them. A failure's times are counted from the
-blow. "Lost" is what should not be: more than one step gone, a damaged copy that was
-not named, a job that did not end well, or a bit that differs.
+blow. "Lost" is what should not be: more than one step gone, a step that was safe, a
+damaged copy that was not named, a job that did not end well, or a bit that differs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from statistics import median
 from typing import Any
 
 from twinstep.agent.record import Recovery
-from twinstep.demo.faults import Blow
-
-STEPS_LOST_MAX = 1
-"""The step whose copies were on their way when the blow fell."""
+from twinstep.demo.faults import STEPS_LOST_MAX, Blow
 
 MOMENTS = (
     ("detected", "detected_s"),
@@ -55,6 +52,12 @@ class Failure:
     moments: dict[str, float]
     recoveries: int = 1
     """How many it took; none where training went on."""
+    aims: int = 1
+    """How often it was aimed until its moment was met."""
+    safe_before: int = 0
+    """The newest step that was known to be safe before the blow."""
+    cost_max: int = STEPS_LOST_MAX
+    """Steps that a blow of its kind may cost where copies keep up."""
     reason: str = ""
     damaged: str = ""
     """The copy that was damaged on purpose, and must be named in `bad`."""
@@ -63,7 +66,12 @@ class Failure:
     @property
     def lost(self) -> str:
         """What was lost that should not be, in words; empty if nothing."""
-        if self.settled and self.steps_lost > STEPS_LOST_MAX:
+        if self.recoveries and self.restored_step < self.safe_before:
+            return (
+                f"{self.kind} of {self.who}: back at step {self.restored_step}, though "
+                f"step {self.safe_before} was safe"
+            )
+        if self.settled and self.steps_lost > self.cost_max:
             return f"{self.kind} of {self.who} cost {self.steps_lost} steps"
         if self.damaged and not any(self.damaged in text for text in self.bad):
             return f"{self.damaged} was damaged, but not found to be bad"
@@ -79,6 +87,8 @@ def failure_of(
     began_s: float,
     at_step: int,
     settled: bool,
+    safe_before: int = 0,
+    cost_max: int = STEPS_LOST_MAX,
     clock_ahead_s: float = 0.0,
 ) -> Failure:
     """Returns what a blow led to; `recoveries` are those since, perhaps none. Their
@@ -94,6 +104,9 @@ def failure_of(
         "struck_s": round(blow.struck_s - began_s, 3),
         "settled": settled,
         "recoveries": len(recoveries),
+        "aims": blow.aims,
+        "safe_before": safe_before,
+        "cost_max": cost_max,
     }
     if not recoveries:
         return Failure(
@@ -217,8 +230,15 @@ def _of_kind(failures: Sequence[Failure]) -> dict[str, Any]:
     came = [failure for failure in failures if failure.recoveries]
     return {
         "count": len(failures),
+        "resumed": len(failures),
+        "first_aim": sum(failure.aims == 1 for failure in failures),
+        "aims_max": max((failure.aims for failure in failures), default=0),
         "recoveries": sum(failure.recoveries for failure in failures),
         "went_on": len(failures) - len(came),
+        "steps_lost": {
+            str(steps): sum(failure.steps_lost == steps for failure in failures)
+            for steps in sorted({failure.steps_lost for failure in failures})
+        },
         "steps_lost_max": max((f.steps_lost for f in failures), default=0),
         "decided_s": _times([f.moments["decided"] for f in came]) if came else None,
         "next_step_s": _times([f.resumed_s for f in came]) if came else None,

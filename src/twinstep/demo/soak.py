@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +28,7 @@ from twinstep.demo.ground import KINDS_OF_STORE, Ground, Loopback
 from twinstep.demo.hosts.ground import Hosts
 from twinstep.demo.hosts.network import missing
 from twinstep.demo.job import Plan
-from twinstep.demo.kinds import FAULTS, check, needs
+from twinstep.demo.kinds import FAULTS, check, named, needs
 from twinstep.demo.record import compare, report, summary
 from twinstep.demo.trial import Run, train
 from twinstep.errors import TwinstepError, UsageError
@@ -41,6 +42,9 @@ SOON_SHARE = 0.25
 AFTER_STEPS = (1, 10)
 MOMENT_S_MAX = 0.15
 """More than a step, so that every point of a step is hit."""
+BALLAST_MB = 24
+BALLAST_STEP_S = 0.25
+"""Kinds that aim at the moments of a copy have more to copy, and time to send it."""
 STEPS_MAX = 1_000_000
 END_S_PER_STEP = 2.0
 
@@ -77,7 +81,7 @@ def schedule(
 def weights_of(include: str) -> dict[str, int]:
     """Returns the kinds of a list as `--include` has it; each as often as its weight in
     WEIGHTS, or twice. Raises: UsageError naming kinds that are not known."""
-    kinds = [word.strip() for word in include.split(",") if word.strip()]
+    kinds = named(word.strip() for word in include.split(",") if word.strip())
     check(kinds)
     return {kind: WEIGHTS.get(kind, 2) for kind in kinds}
 
@@ -100,8 +104,12 @@ def ground_for(
     if not on_hosts:
         these = [kind for kind in FAULTS if kind in kinds and FAULTS[kind].needs]
         console.print(f"On hosts, for {', '.join(these)}.", highlight=False)
-    if "corrupt-copy" in kinds:
-        raise UsageError("corrupt-copy is for processes of this computer, not hosts")
+    if "loopback" in wanted:
+        these = [kind for kind in FAULTS if "loopback" in FAULTS[kind].needs]
+        these = [kind for kind in these if kind in kinds]
+        raise UsageError(
+            f"{', '.join(these)}: for processes of this computer, not for hosts"
+        )
     if missing():
         raise UsageError(missing())
     return Hosts(kv=kv, replacements=len(blows) + 2, wrong_clocks="clocks" in wanted)
@@ -129,6 +137,8 @@ def soak(
     ground = ground_for(blows, kv=kv, on_hosts=on_hosts, console=screen_console)
     folder = Path(tempfile.mkdtemp(prefix="twinstep-soak-"))
     plan = Plan(style=style, steps=STEPS_MAX, seed=seed, stoppable=True)
+    if "ballast" in needs([blow.kind for blow in blows]):
+        plan = replace(plan, ballast_mb=BALLAST_MB, step_s=BALLAST_STEP_S)
     try:
         with show.Screen(screen_console, failures_planned=kills) as screen:
             injured = train(
@@ -201,14 +211,12 @@ def _table(sums: dict[str, Any]) -> Table:
     title = (
         "Seconds from the blow to decision and next step, where there was a recovery"
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
     table.add_column("kind", no_wrap=True)
-    for name in ("blows", "back", "went"):
-        table.add_column(name, justify="right")
-    for name in ("decided", "max", "step", "max", "lost"):
-        table.add_column(name, justify="right")
+    for name in ("blows", "aims", "back", "decided", "max", "step", "max", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
     for kind, found in sums["kinds"].items():
-        words = [str(found[name]) for name in ("count", "recoveries", "went_on")]
+        words = [str(found[name]) for name in ("count", "aims_max", "recoveries")]
         for times in (found["decided_s"], found["next_step_s"]):
             words += ["", ""] if times is None else _words(times)
         table.add_row(kind, *words, str(found["steps_lost_max"]))

@@ -3,8 +3,8 @@
 An ordinary distributed training script with five lines more: they are marked. What
 it does for identical bits (docs/bits.md): one thread; with DDP,
 find_unused_parameters=True, so that gradients are summed in the same order from the
-first step after a restart on. The digests at the end and the padded step are for the
-demo's sake; a training needs neither.
+first step after a restart on. The digests at the end, the padded step and the ballast
+are for the demo's sake; a training needs none of them.
 """
 
 # torch leaves the types of some of its arguments open.
@@ -27,6 +27,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import twinstep  # 1 of 5
+from twinstep.demo.ballast import Ballast, unloading
 from twinstep.demo.final import write_digests
 from twinstep.demo.gpt import GPT, Size
 from twinstep.demo.text import Windows, library_text
@@ -46,6 +47,12 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--losses", type=Path, help="rank 0 appends the mean loss of a step"
+    )
+    parser.add_argument(
+        "--ballast-mb",
+        type=int,
+        default=0,
+        help="megabytes of state more on each rank, to have moments that last",
     )
     parser.add_argument("--digests", type=Path, help="folder for the final state's")
     parser.add_argument(
@@ -113,7 +120,11 @@ def main() -> None:
     )
     seed_all(rank_seed)  # dropout differs between ranks
 
+    ballast = Ballast(args.ballast_mb, rank=dist.get_rank())
+    unloader = unloading(ballast)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    if args.ballast_mb:
+        state["ballast"] = ballast
     session = twinstep.Session(**state, loader=loader)  # 2 of 5
     step = session.restore()  # 3 of 5: 0 on a first start
     while step < steps_wanted(args.steps, args.stop_file):
@@ -124,6 +135,7 @@ def main() -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        unloader.step()
         scheduler.step()
         step += 1
         session.after_step(step)  # 4 of 5: returns at once

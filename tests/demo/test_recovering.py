@@ -1,0 +1,70 @@
+"""Which phase a recovery is in, and who may be hit in it."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.demo import records
+from twinstep.agent.record import Plan
+from twinstep.demo.recovering import WHO, Before, couple, phase_of
+from twinstep.demo.together import survives
+from twinstep.errors import UsageError
+
+BEFORE = Before(round=3, recoveries=1)
+OLD = records.recovery()
+
+
+def plan(number: int) -> Plan:
+    return Plan(
+        round=number,
+        members=["m00", "m01"],
+        vacated={},
+        sizes={},
+        shared=False,
+        may_share=False,
+        recoveries=1,
+        fruitless=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("round", "new", "placing", "phase"),
+    [
+        (3, [], False, "electing"),
+        (4, [], False, "stopping"),
+        (4, [], True, "placing"),
+        (4, [{"decided_s": 0.0, "loaded_s": 0.0}], False, "stopping"),
+        (4, [{"loaded_s": 0.0}], False, "restoring"),
+        (4, [{"loaded_s": 0.0}], True, "restoring"),
+        (4, [{}], False, ""),
+    ],
+)
+def test_the_store_tells_the_phase(
+    round: int, new: list[dict[str, float]], placing: bool, phase: str
+) -> None:
+    recoveries = [OLD, *(records.recovery(**changes) for changes in new)]
+    found = phase_of(plan(round), recoveries, before=BEFORE, placing=placing)
+    assert found == phase
+
+
+def test_a_second_victim_takes_no_shard_with_it() -> None:
+    for phase, everybody in WHO.items():
+        for who in everybody:
+            for seed in range(40):
+                status = records.status(root=f"m0{seed % 4}")
+                first, second = couple(status, who, phase, Random(seed))
+                assert (first == status.root) == (phase == "electing")
+                if who in ("agent", "machine", "root"):
+                    assert survives(status, {first, second}), (phase, who, seed)
+                if who == "root":
+                    assert second == status.root
+
+
+def test_where_every_pair_takes_a_shard_nobody_is_hit() -> None:
+    lonely = [m for m in records.status().machines if m.machine in ("m00", "m01")]
+    status = records.status(machines=lonely)
+    for phase, who in (("electing", "agent"), ("stopping", "root")):
+        with pytest.raises(UsageError, match="together with m00"):
+            couple(status, who, phase, Random(1))
