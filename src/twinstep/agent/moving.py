@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from twinstep.agent import actions as do
 from twinstep.agent.arrivals import Arrivals
 from twinstep.agent.copies import HELD_ALREADY
 from twinstep.agent.fetching import fetch_whole
+from twinstep.agent.lanes import Lanes, Post
 from twinstep.agent.transit import Transit
-from twinstep.agent.worker import Actions, Worker
+from twinstep.agent.worker import Worker
 from twinstep.config import Job
 from twinstep.errors import (
     Corrupt,
@@ -43,8 +43,6 @@ from twinstep.transfer.tcp import TcpChannel, connect
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.trust.streams import Connection
 
-Post = Callable[[Callable[[], Actions]], "Future[None]"]
-
 
 class Mover:
     """The threads that move copies, and the connections they use.
@@ -68,67 +66,26 @@ class Mover:
         self._transit = Transit(worker=worker)
         self._memory, self._post, self._clock = memory, post, clock
         self._limits, self._timing = job.transfer, job.timing
-        threads = job.transfer.threads_max
-        self._out = ThreadPoolExecutor(threads, thread_name_prefix="twinstep-out")
-        self._in = ThreadPoolExecutor(threads, thread_name_prefix="twinstep-in")
-        self._lock = threading.Lock()
-        self._active = 0
-        self._epoch = 0
-        self._channels: set[TcpChannel] = set()
+        self._lanes = Lanes(
+            threads=job.transfer.threads_max,
+            post=post,
+            tell_s_max=job.timing.transfer_s_max,
+        )
         self._arrivals = Arrivals(self._transit, streams_max=job.transfer.streams_max)
 
     # The life of a job.
 
     def stop(self) -> None:
         """Everything under way ends soon; what comes later is not affected."""
-        with self._lock:
-            self._epoch += 1
-            channels = list(self._channels)
-        for channel in channels:
-            channel.close()
+        self._lanes.stop()
 
     @property
     def idle(self) -> bool:
-        with self._lock:
-            return self._active == 0
+        """Nobody reads or writes a slot."""
+        return self._lanes.active == 0
 
     def close(self) -> None:
-        self.stop()
-        self._out.shutdown(wait=False, cancel_futures=True)
-        self._in.shutdown(wait=False, cancel_futures=True)
-
-    def _submit(self, pool: ThreadPoolExecutor, work: Callable[[int], None]) -> None:
-        with self._lock:
-            self._active += 1
-            epoch = self._epoch
-        pool.submit(self._run, work, epoch)
-
-    def _run(self, work: Callable[[int], None], epoch: int) -> None:
-        try:
-            work(epoch)
-        finally:
-            with self._lock:
-                self._active -= 1
-
-    def _tell(self, decide: Callable[[], Actions]) -> None:
-        """The loop has taken note when this returns."""
-        self._post(decide).result(self._timing.transfer_s_max)
-
-    def _opened(self, channel: TcpChannel, epoch: int) -> None:
-        with self._lock:
-            self._channels.add(channel)
-            late = epoch != self._epoch
-        if late:
-            channel.close()
-            raise Refused("the round is over")
-
-    def _closed(self, channel: TcpChannel) -> None:
-        with self._lock:
-            self._channels.discard(channel)
-        channel.close()
-
-    def _over(self, epoch: int) -> Callable[[], bool]:
-        return lambda: epoch != self._epoch
+        self._lanes.close()
 
     # Out: hashing and sending.
 
@@ -139,9 +96,9 @@ class Mover:
         def work(_epoch: int) -> None:
             digests = hash_copy(view, size, self._limits.chunk_bytes)
             shard, slot, step = action.shard, action.slot, action.step
-            self._tell(lambda: self._transit.hashed(shard, slot, step, digests))
+            self._lanes.tell(lambda: self._transit.hashed(shard, slot, step, digests))
 
-        self._submit(self._out, work)
+        self._lanes.out(work)
 
     def ship(self, ship: do.ShipCopy) -> None:
         size = self._worker.copies.table.sizes[ship.shard]
@@ -153,20 +110,22 @@ class Mover:
                 digests = self._send_parts(ship, view, size, epoch)
             except Corrupt as error:
                 reason = str(error)
-                self._tell(lambda: transit.source_bad(ship, reason))
+                self._lanes.tell(lambda: transit.source_bad(ship, reason))
                 return
             except Exception as error:
                 reason = str(error) or type(error).__name__
-                self._tell(lambda: transit.ship_failed(ship, reason, self._clock()))
+                self._lanes.tell(
+                    lambda: transit.ship_failed(ship, reason, self._clock())
+                )
                 return
             shard, slot, step = ship.shard, ship.slot, ship.step
             if not ship.digests:
-                self._tell(lambda: transit.hashed(shard, slot, step, digests))
-            self._tell(
+                self._lanes.tell(lambda: transit.hashed(shard, slot, step, digests))
+            self._lanes.tell(
                 lambda: transit.acknowledged(ship.round, shard, step, ship.target_rank)
             )
 
-        self._submit(self._out, work)
+        self._lanes.out(work)
 
     def _send_parts(
         self, ship: do.ShipCopy, view: memoryview, size: int, epoch: int
@@ -227,7 +186,7 @@ class Mover:
 
         def over() -> bool:
             started.set()  # asked before each chunk
-            return epoch != self._epoch
+            return self._lanes.over(epoch)()
 
         try:
             return offer_copy(
@@ -242,7 +201,7 @@ class Mover:
                 self._check_own(ship, view, size)
             raise
         finally:
-            self._closed(channel)
+            self._lanes.closed(channel)
 
     def _check_own(self, ship: do.ShipCopy, view: memoryview, size: int) -> None:
         """The holder got other bytes than were captured: ours may be the bad ones.
@@ -261,7 +220,7 @@ class Mover:
             credentials=self._credentials,
             job=self._name,
         )
-        self._opened(channel, epoch)
+        self._lanes.opened(channel, epoch)
         return channel
 
     # In: fetching.
@@ -278,11 +237,13 @@ class Mover:
                 reason = str(error) or type(error).__name__
                 away = (OSError, Refused, DeadlinePassed)
                 corrupt = not isinstance(error, away)
-                self._tell(lambda: transit.fetch_failed(fetch, reason, corrupt=corrupt))
+                self._lanes.tell(
+                    lambda: transit.fetch_failed(fetch, reason, corrupt=corrupt)
+                )
                 return
-            self._tell(lambda: transit.fetched(fetch, whole.digests))
+            self._lanes.tell(lambda: transit.fetched(fetch, whole.digests))
 
-        self._submit(self._in, work)
+        self._lanes.come(work)
 
     def _fetch(
         self, fetch: do.FetchCopy, view: memoryview, epoch: int, doubt: bool
@@ -304,10 +265,10 @@ class Mover:
                 wanted,
                 view=view,
                 chunk_bytes_max=self._limits.chunk_bytes,
-                cancelled=self._over(epoch),
+                cancelled=self._lanes.over(epoch),
             )
         finally:
-            self._closed(channel)
+            self._lanes.closed(channel)
         due = (view.nbytes, self._limits.chunk_bytes)
         if (fetched.size, fetched.chunk_bytes) != due:
             raise ProtocolError(f"a copy of {fetched.size} bytes, not {view.nbytes}")
@@ -317,9 +278,7 @@ class Mover:
 
     def attend(self, connection: Connection, header: DataHeader) -> None:
         """Takes over a connection whose first header was read."""
-        with self._lock:
-            full = self._active >= self._limits.connections_max
-        if full:
+        if self._lanes.active >= self._limits.connections_max:
             connection.close()
             return
         channel = TcpChannel(
@@ -329,7 +288,7 @@ class Mover:
             case Offer():
                 reason = self._arrivals.place(header)
                 work = partial(self._accept, channel, header, reason)
-                self._submit(self._in, work)
+                self._lanes.come(work)
             case Fetch():
                 slot, digests = self._transit.serves(
                     shard=header.shard,
@@ -340,7 +299,7 @@ class Mover:
                 if (header.term, header.round) != present:
                     slot = None
                 serve = partial(self._serve, channel, header, slot, digests)
-                self._submit(self._in, serve)
+                self._lanes.come(serve)
             case _:
                 channel.close()
 
@@ -355,21 +314,21 @@ class Mover:
             view = self._memory[offer.shard, slot].view[: offer.size]
             digests = None
             try:
-                self._opened(channel, epoch)
+                self._lanes.opened(channel, epoch)
                 digests = accept_copy(
                     channel,
                     offer,
                     view=view,
                     chunk_bytes_max=self._limits.chunk_bytes,
-                    cancelled=self._over(epoch),
+                    cancelled=self._lanes.over(epoch),
                 )
             finally:
-                self._tell(lambda: self._arrivals.part_done(offer, digests))
+                self._lanes.tell(lambda: self._arrivals.part_done(offer, digests))
             confirm(channel, offer)
         except (TwinstepError, OSError, KeyError):
             pass  # the sender hears, or sees the connection end, and tries again
         finally:
-            self._closed(channel)
+            self._lanes.closed(channel)
 
     def _serve(
         self,
@@ -380,7 +339,7 @@ class Mover:
         epoch: int,
     ) -> None:
         try:
-            self._opened(channel, epoch)
+            self._lanes.opened(channel, epoch)
             if slot is None:
                 refuse(channel, f"no copy of shard {fetch.shard} at {fetch.step} here")
                 return
@@ -391,9 +350,9 @@ class Mover:
                 size=self._worker.copies.table.sizes[fetch.shard],
                 chunk_bytes=self._limits.chunk_bytes,
                 digests=digests,
-                cancelled=self._over(epoch),
+                cancelled=self._lanes.over(epoch),
             )
         except (TwinstepError, OSError, KeyError):
             pass  # the machine that asked sees it and asks another
         finally:
-            self._closed(channel)
+            self._lanes.closed(channel)

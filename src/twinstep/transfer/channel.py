@@ -50,6 +50,10 @@ class Channel(Protocol):
         Raises: DeadlinePassed, PeerClosed."""
         ...
 
+    def queued(self) -> int:
+        """Bytes that were sent and are not known to be at the other end yet."""
+        ...
+
     def close(self) -> None:
         """Ends the connection for both sides; may be called again."""
         ...
@@ -149,6 +153,9 @@ class LoopbackChannel:
         assert view.nbytes == len(self._payload), (view.nbytes, len(self._payload))
         view[:] = self._payload
         self._payload = None
+
+    def queued(self) -> int:
+        return 0  # a queue of this process is no wire
 
     def close(self) -> None:
         if self._closed:

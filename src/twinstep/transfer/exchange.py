@@ -39,6 +39,8 @@ from twinstep.transfer.frame import (
 )
 from twinstep.transfer.sender import (
     Cancelled,
+    Turn,
+    at_once,
     never,
     receive_copy,
     send_copy,
@@ -70,6 +72,7 @@ def offer_copy(
     view: memoryview,
     digests: bytes | None = None,
     cancelled: Cancelled = never,
+    turn: Turn = at_once,
 ) -> bytes:
     """Sends a part of a copy and waits until the peer has verified it.
 
@@ -88,6 +91,7 @@ def offer_copy(
         part=offer.part,
         parts=offer.parts,
         cancelled=cancelled,
+        turn=turn,
     )
     verdict = _answer(channel, Verified)
     if (verdict.shard, verdict.step) != (offer.shard, offer.step):

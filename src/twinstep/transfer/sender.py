@@ -10,8 +10,8 @@ A copy may be cut into parts, one a connection: part i carries chunks i, i + par
 A receiver that meets a wrong checksum reads on to the end of its part before it says
 no, because a sender that is busy sending would never read the verdict.
 
-Left out: threads, and when a chunk may be sent (the caller's `cancelled` is asked
-before each chunk); what is said before and after the chunks (exchange.py).
+Left out: threads, and when a chunk may be sent (the caller's `cancelled` and `turn` are
+asked before each chunk); what is said before and after the chunks (exchange.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ from twinstep.transfer.frame import Chunk, DataHeader, Rejected
 from twinstep.values import DIGEST_BYTES, chunk_count
 
 Cancelled = Callable[[], bool]
+Turn = Callable[[int], None]
+"""Returns when so many bytes may leave; the caller says when (agent/pacing.py)."""
 
 
 def never() -> bool:
     return False
+
+
+def at_once(_size: int) -> None:
+    """Nothing is waited for."""
 
 
 def send_copy(
@@ -42,18 +48,20 @@ def send_copy(
     part: int = 0,
     parts: int = 1,
     cancelled: Cancelled = never,
+    turn: Turn = at_once,
 ) -> bytes:
     """Sends the chunks of one part of a copy; returns the digests of that part.
 
     `digests` are those of the whole copy, where they are known already.
 
-    Raises: Refused when cancelled, DeadlinePassed, PeerClosed."""
+    Raises: Refused when cancelled, DeadlinePassed, PeerClosed; and what `turn` does."""
     positions = part_positions(size, chunk_bytes=chunk_bytes, part=part, parts=parts)
     assert digests is None or _fits(digests, size, chunk_bytes), len(digests)
     sent: list[bytes] = []
     for index in positions:
         _stop_if(cancelled, "sending", index)
         piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
+        turn(piece.nbytes)
         if digests is None:
             digest = xxhash.xxh3_128_digest(piece)
         else:

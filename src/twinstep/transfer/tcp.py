@@ -19,13 +19,17 @@ connection's affair (trust/streams.py), which is used as a socket is.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Sequence
 
 from twinstep import config
 from twinstep.errors import DeadlinePassed, ProtocolError
+from twinstep.schedule_settings import Schedule
 from twinstep.transfer import frame
 from twinstep.transfer.channel import PeerClosed
 from twinstep.transfer.frame import PREFIX_BYTES, DataHeader
@@ -173,6 +177,13 @@ class TcpChannel:
             raise self._lost(f"after {where}")
         return got
 
+    def queued(self) -> int:
+        """Bytes that the peer's kernel has not acknowledged; 0 when closed."""
+        count = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):
+            fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, count)
+        return int.from_bytes(count, sys.byteorder)
+
     def close(self) -> None:
         if self._closed:
             return
@@ -198,8 +209,12 @@ def connect(
     deadline_s: float,
     credentials: Credentials = NONE,
     job: str = "",
+    yielding: Schedule | None = None,
 ) -> TcpChannel:
     """Returns a channel to `address`, both ends proved to be of `job`.
+
+    With `yielding`, what leaves by it gives way to other traffic, as these settings say
+    (`give_way`).
 
     Raises: DeadlinePassed after `connect_s`, or as long again for the handshake;
     PeerClosed when nobody listens, the peer does not prove itself, or it says that we
@@ -217,7 +232,36 @@ def connect(
         ) from None
     except OSError as error:
         raise PeerClosed(f"no connection to {name}: {error}") from error
-    return TcpChannel(sock, limits=limits, deadline_s=deadline_s, peer=name)
+    channel = TcpChannel(sock, limits=limits, deadline_s=deadline_s, peer=name)
+    if yielding is not None:
+        give_way(sock, yielding)
+    return channel
+
+
+def give_way(sock: Connection, schedule: Schedule) -> list[str]:
+    """Marks what leaves by a socket as less urgent than all else, in the host's queues
+    and in the network's.
+
+    A second line: copies are meant to travel when nothing else does. Returns what this
+    kernel refused, in words: a copy travels without it."""
+    wanted: list[tuple[str, int, int, int | bytes]] = []
+    if schedule.dscp and sock.family == socket.AF_INET:
+        level, option = socket.IPPROTO_IP, socket.IP_TOS
+        wanted.append(("dscp", level, option, schedule.dscp << 2))
+    if schedule.priority:  # after the class, with which the kernel sets a priority, too
+        level, option = socket.SOL_SOCKET, socket.SO_PRIORITY
+        wanted.append(("priority", level, option, schedule.priority))
+    if schedule.congestion and sock.family in (socket.AF_INET, socket.AF_INET6):
+        level, option = socket.IPPROTO_TCP, socket.TCP_CONGESTION
+        wanted.append(("congestion", level, option, schedule.congestion.encode()))
+    refused: list[str] = []
+    for name, level, option, value in wanted:
+        try:
+            sock.setsockopt(level, option, value)
+        except OSError as error:
+            text = value.decode() if isinstance(value, bytes) else str(value)
+            refused.append(f"schedule.{name} = {text}: {error.strerror or error}")
+    return refused
 
 
 def ask_buffers(sock: Connection, *, limits: config.Transfer) -> None:
