@@ -5,7 +5,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-engines test-kubernetes test-launches check bench clean
+.PHONY: venv demo test test-engines test-kubernetes test-launches check bench fuzz clean
 
 venv: $(INSTALLED)
 
@@ -37,6 +37,13 @@ test-launches: $(INSTALLED) .venv/.debian
 test-engines: $(INSTALLED) .venv/.debian
 	TWINSTEP_ENGINES=1 $(BIN)/python -m pytest -s tests/cloud/test_ray.py \
 	tests/cloud/test_slurm.py
+
+# Hostile bytes for as long as you like: SECONDS=3600. Where atheris has no wheel, inputs
+# are changed at random instead of following branches.
+SECONDS ?= 60
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet 'atheris>=3.0' || true
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "twinstep"
 LAYERS = (
     "errors",
     "values",
+    "bounds",
     "clock",
     "cloud_settings",
     "schedule_settings",
@@ -79,6 +80,7 @@ ENVIRONMENT_READERS = ("environment.py", "cli.py", "agent/script.py")
 ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb"}
 
 PURE = (
+    "bounds.py",
     "launched.py",
     "capture/manifest.py",
     "placement/",
@@ -93,6 +95,7 @@ PURE = (
     "trust/strangers.py",
     "agent/actions.py",
     "agent/ballot.py",
+    "agent/border.py",
     "agent/requests.py",
     "agent/copies.py",
     "agent/election.py",

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from twinstep.errors import ConfigError
+from twinstep.values import check_numbers
 
 DRAIN = ("bad", "never")
 
@@ -34,6 +35,7 @@ class Kubernetes:
     """Machines that a root asks for in its life, and pods that a list may have."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="kubernetes")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name != "template" and not value > 0:
@@ -62,6 +64,7 @@ class Slurm:
     """What became of a replacement is asked for no more often."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="slurm")
         if self.drain not in DRAIN:
             raise ConfigError(
                 f"slurm.drain is {self.drain!r}; use one of {', '.join(DRAIN)}"

@@ -15,12 +15,16 @@ from typing import Any, cast
 
 import msgspec
 
+from twinstep.bounds import SHARDS_MAX
 from twinstep.cloud_settings import Kubernetes, Slurm
 from twinstep.errors import ConfigError
 from twinstep.schedule_settings import Schedule as Schedule
+from twinstep.values import check_numbers
 from twinstep.vigilance import Health as Health, Timing as Timing
 
 STRATEGIES = ("group", "ring", "mixed", "tail")
+TRANSFER_MAX = (1 << 31) - 1
+"""What the kernel takes for the size of a buffer."""
 DATA = ("sealed", "tls", "plain")
 
 
@@ -49,8 +53,11 @@ class Transfer:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value < 1:
-                raise ConfigError(f"transfer.{field.name} is {value}; at least 1")
+            if not 1 <= value <= TRANSFER_MAX:
+                raise ConfigError(
+                    f"transfer.{field.name} is {value:.6g}; at least 1, at most "
+                    f"{TRANSFER_MAX}"
+                )
         if self.chunk_bytes % 4096:
             raise ConfigError(
                 f"transfer.chunk_bytes ({self.chunk_bytes}) must be a multiple of 4096"
@@ -83,6 +90,7 @@ class Trust:
     """Lines about strangers in the log at once; then one a second, with a count."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="trust")
         if self.token_file and self.certs:
             raise ConfigError(
                 f"trust names both token_file ({self.token_file}) and certs "
@@ -154,6 +162,12 @@ class Job:
     slurm: Slurm = dataclasses.field(default_factory=Slurm)
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="")
+        if self.machines * self.ranks_per_machine > SHARDS_MAX:
+            raise ConfigError(
+                f"machines ({self.machines}) times ranks_per_machine "
+                f"({self.ranks_per_machine}) must be at most {SHARDS_MAX}"
+            )
         if self.machines < 1 or self.ranks_per_machine < 1 or self.standbys < 0:
             raise ConfigError(
                 f"machines ({self.machines}) and ranks_per_machine "
@@ -206,7 +220,7 @@ def load(path: Path | None, **arguments: Any) -> Job:
     if path is not None:
         try:
             settings = tomllib.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"config {path} cannot be read: {error}") from error
     settings |= {name: value for name, value in arguments.items() if value is not None}
     unknown = _unknown(settings)

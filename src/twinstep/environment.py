@@ -21,6 +21,7 @@ from twinstep.launched import Launch, place_of
 AGENT = "TWINSTEP_AGENT"
 ROUND = "TWINSTEP_ROUND"
 REPLACES = "TWINSTEP_REPLACES"
+NUMBER_DIGITS_MAX = 9
 COPY_PAST_CACHES = "glibc.cpu.x86_non_temporal_threshold=0x40000"
 
 
@@ -94,13 +95,19 @@ def slurm_place(environment: Mapping[str, str] | None = None) -> SlurmPlace | No
     return SlurmPlace(
         job=job,
         node=node,
-        node_id=int(number) if number.isdecimal() else 0,
+        node_id=_number(number),
         replacement=bool(found.get(REPLACES)),
         launcher=(
             found.get("SLURM_SRUN_COMM_HOST", ""),
-            int(port) if port.isdecimal() else 0,
+            _number(port),
         ),
     )
+
+
+def _number(text: str) -> int:
+    """The number that Slurm set; 0 where it set none, or none that a node or a port
+    can have."""
+    return int(text) if text.isdecimal() and len(text) <= NUMBER_DIGITS_MAX else 0
 
 
 def outside_slurm() -> dict[str, str]:

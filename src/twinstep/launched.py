@@ -77,7 +77,7 @@ def place_of(found: Mapping[str, str], *, parent: int, computer: str) -> Launch 
             continue
         try:
             place, job = read(found, parent)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, ZeroDivisionError) as error:
             raise ConfigError(
                 f"{first} is set, but what {launcher} sets beside it is not all "
                 f"there ({error}); TWINSTEP=off trains without protection"

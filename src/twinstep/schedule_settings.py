@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from twinstep.errors import ConfigError
+from twinstep.values import check_numbers
 
 MODES = ("spans", "naive", "off")
 LEAST = {
@@ -89,6 +90,7 @@ class Schedule:
     ("lp"); empty: the kernel's default."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="schedule")
         if self.mode not in MODES:
             raise ConfigError(
                 f"schedule.mode is {self.mode!r}; use one of {', '.join(MODES)}"

@@ -11,7 +11,9 @@ placement.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from twinstep.errors import ConfigError
 
@@ -58,6 +60,25 @@ class Grid:
         """The shards that the ranks of a machine capture, own ones first."""
         shared = range(self.world_size, self.world_size + self.ranks_per_machine)
         return [*self.ranks(machine_rank), *shared]
+
+
+FLOAT_MAX = 1e9
+"""Of a setting: thirty years in seconds, which every clock and socket takes."""
+WHOLE_MAX = 1 << 46
+"""Of a setting: 64 TiB in bytes."""
+
+
+def check_numbers(settings: Any, *, part: str) -> None:
+    """Every number of a part of the settings can be worked with: TOML has inf, nan
+    and integers without end, and a comparison with nan is never true.
+
+    Raises: ConfigError naming the setting."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        most = FLOAT_MAX if isinstance(value, float) else WHOLE_MAX
+        if isinstance(value, int | float) and not -most <= value <= most:
+            name = f"{part}.{field.name}" if part else field.name
+            raise ConfigError(f"{name} is {value:.6g}; at most {most:g} is allowed")
 
 
 def chunk_count(size: int, chunk_bytes: int) -> int:

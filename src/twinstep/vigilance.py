@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from twinstep.errors import ConfigError
+from twinstep.values import check_numbers
 
 PROBES = ("disk", "memory", "errors", "nvidia")
 LEAST = {
@@ -92,6 +93,7 @@ class Timing:
     machine, and no launcher to start one, its agent keeps the memory for so long."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="timing")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.default == 0.0:
@@ -189,6 +191,7 @@ class Health:
     prober such as a kubelet; 0: it does not."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, part="health")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value < least:

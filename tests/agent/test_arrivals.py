@@ -11,6 +11,7 @@ from tests.agent import scenes
 from tests.agent.scenes import Scene
 from twinstep.agent.arrivals import Arrivals
 from twinstep.agent.copies import HELD_ALREADY
+from twinstep.config import Transfer
 from twinstep.store.slots import State
 from twinstep.transfer.frame import Offer
 
@@ -37,7 +38,9 @@ def offer(part: int = 0, parts: int = 2, **changed: Any) -> Offer:
 def arriving() -> tuple[Scene, Arrivals]:
     scene = Scene()
     scene.begins(scenes.begin())
-    return scene, Arrivals(scene.transit, streams_max=4)
+    return scene, Arrivals(
+        scene.transit, limits=Transfer(streams_max=4, chunk_bytes=4096)
+    )
 
 
 def states(scene: Scene) -> list[State]:
@@ -87,3 +90,40 @@ def test_an_offer_of_another_round_or_term_gets_no_slot() -> None:
     assert "not the present one" in arrivals.place(offer(round=2))
     assert "not the present one" in arrivals.place(offer(term=0))
     assert states(scene) == [State.EMPTY, State.EMPTY]
+
+
+def test_parts_that_are_not_of_one_copy_never_meet_in_a_slot() -> None:
+    """Part 2 of 3 and part 0 of 2 made two parts of "2": a KeyError in the loop that
+    decides, and a slot that nobody could write any more."""
+    scene, arrivals = arriving()
+    assert arrivals.place(offer(2, 3)) == ""
+    assert "it comes in 3 parts" in arrivals.place(offer(0, 2))
+    assert "it comes in 3 parts" in arrivals.place(offer(0, 3, size=1))
+    for part, parts in ((3, 3), (0, 0)):
+        assert "is no part" in arrivals.place(offer(part, parts))
+    for part in (0, 1):
+        assert arrivals.place(offer(part, 3)) == ""
+    for part in range(3):
+        arrivals.part_done(offer(part, 3), bytes([part]) * 16)
+    assert states(scene)[0] is State.WHOLE
+
+
+def test_one_part_has_one_writer() -> None:
+    scene, arrivals = arriving()
+    assert arrivals.place(offer(0)) == ""
+    assert arrivals.place(offer(0)) == "part 0 is coming in"
+    arrivals.part_done(offer(0), b"a" * 16)
+    assert arrivals.place(offer(0)) == "", "its sender begins anew"
+    arrivals.place(offer(1))
+    arrivals.part_done(offer(1), b"1" * 16)
+    assert states(scene)[0] is State.FILLING, "part 0 is written again"
+    arrivals.part_done(offer(0), b"0" * 16)
+    assert scene.table.slots[1][0].digests == b"0" * 16 + b"1" * 16
+
+
+def test_chunks_of_another_length_do_not_come_in() -> None:
+    """Their digests would be of chunks that no reader cuts the copy into."""
+    _, arrivals = arriving()
+    assert "chunks of 8192 bytes; here 4096" in arrivals.place(
+        offer(0, 1, chunk_bytes=8192)
+    )

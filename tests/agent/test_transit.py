@@ -37,10 +37,41 @@ def test_a_holder_spares_the_newer_of_its_own_keep_and_the_senders() -> None:
         scene = holder()
         scene.holds(1, 0, 3, captured_in=2)
         scene.holds(1, 1, 4, captured_in=2)
+        scene.holds(0, 0, 4, captured_in=2)
+        scene.worker.copies.acknowledge(0, 4, 1)
         scene.worker.vote.keep = own
         slot, _ = scene.offered(1, 5, keep=senders)
         assert slot == 0
         assert scene.table.find(1, step=spared, captured_in=2) == 1
+
+
+def test_a_keep_that_this_machine_never_called_safe_spares_nothing_else() -> None:
+    scene = holder()
+    scene.holds(0, 0, 4, captured_in=2)
+    scene.holds(1, 1, 4, captured_in=2)
+    scene.worker.copies.acknowledge(0, 4, 1)
+    scene.worker.vote.keep = 4
+    for keep in (5, 1 << 53):
+        slot, reason = scene.offered(1, 5, keep=keep)
+        assert slot is None and f"step {keep} is not known to be safe" in reason
+        assert scene.worker.vote.keep == 4
+    assert scene.table.find(1, step=4, captured_in=2) == 1
+
+
+def test_only_the_owner_of_a_shard_sends_it() -> None:
+    scene = holder()
+    scene.holds(1, 0, 5, captured_in=2)
+    for shard, sender in ((1, "m2"), (1, "m0"), (0, "m0"), (0, "m1"), (2, "m1")):
+        slot, reason = scene.offered(shard, 5, sender=sender, replace=True)
+        assert slot is None and f"shard {shard} is sent by" in reason
+    assert scene.table.find(1, step=5, captured_in=2) == 0, "nobody made it bad"
+
+
+def test_a_step_that_cannot_have_been_captured_does_not_come_in() -> None:
+    scene = holder()
+    assert "is none" in scene.offered(1, 0)[1]
+    assert "is none" in scene.offered(1, 5, captured_in=3)[1]
+    assert scene.table.filling() == []
 
 
 def test_what_is_held_already_is_not_sent_again() -> None:
@@ -53,6 +84,7 @@ def test_what_is_held_already_is_not_sent_again() -> None:
 def test_a_bad_copy_is_replaced_though_it_is_held() -> None:
     scene = holder()
     scene.holds(1, 0, 5, captured_in=2)
+    scene.worker.vote.keep = 5
     slot, reason = scene.offered(1, 5, keep=5, replace=True)
     assert reason == "" and slot is not None
     assert scene.table.find(1, step=5, captured_in=2) is None
@@ -61,7 +93,7 @@ def test_a_bad_copy_is_replaced_though_it_is_held() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"shard": 9}, "shard 9 has no slot here"),
+        ({"shard": 9}, "shard 9 is sent by nobody"),
         ({"size": 101}, "101 bytes for slots of 100"),
     ],
 )
@@ -75,6 +107,7 @@ def test_what_cannot_be_stored_is_refused_with_the_reason(changed, reason) -> No
 def test_when_both_slots_are_taken_the_offer_has_to_wait() -> None:
     scene = holder()
     scene.holds(1, 0, 4, captured_in=2)
+    scene.worker.vote.keep = 4
     assert scene.offered(1, 5, keep=4)[0] == 1
     assert scene.offered(1, 6, keep=4) == (None, "no slot of shard 1 is free")
     scene.transit.receive_failed(1, 1)

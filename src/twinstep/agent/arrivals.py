@@ -2,7 +2,9 @@
 
 A sender may cut a copy into parts, one a connection. The slot is given when the first
 part is offered; the copy is whole when all parts have come, and given up only when
-none of its connections writes any more.
+none of its connections writes any more. Parts that were not cut alike are not of one
+copy, and a part that still comes in over one connection comes in over no other: two
+writers would leave bytes that are neither's, with a digest that looks right.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Actions
+from twinstep.config import Transfer
 from twinstep.transfer.frame import Offer
 from twinstep.transfer.sender import merge_digests
 
@@ -22,17 +25,20 @@ class Arriving:
     """A copy that comes in."""
 
     slot: int
+    size: int
+    count: int
+    """How many parts it is cut into."""
     parts: dict[int, bytes] = field(default_factory=dict[int, bytes])
     failed: bool = False
-    running: int = 0
-    """Connections that write into the slot now."""
+    running: set[int] = field(default_factory=set[int])
+    """The parts whose connections write into the slot now."""
 
 
 class Arrivals:
     """The copies that come in now. Used in the agent's loop only."""
 
-    def __init__(self, transit: Transit, *, streams_max: int) -> None:
-        self._transit, self._streams_max = transit, streams_max
+    def __init__(self, transit: Transit, *, limits: Transfer) -> None:
+        self._transit, self._limits = transit, limits
         self._arriving: dict[Key, Arriving] = {}
 
     @staticmethod
@@ -41,10 +47,17 @@ class Arrivals:
 
     def place(self, offer: Offer) -> str:
         """Decides where an offered part goes; returns why not, or nothing."""
-        if offer.parts > self._streams_max:
-            return f"{offer.parts} parts; at most {self._streams_max}"
+        if offer.parts > self._limits.streams_max:
+            return f"{offer.parts} parts; at most {self._limits.streams_max}"
+        if offer.part >= offer.parts:
+            return f"part {offer.part} of {offer.parts} parts is no part"
+        ours = self._limits.chunk_bytes
+        if offer.chunk_bytes != ours:
+            # Its digests would not be those of the chunks that are served from here.
+            return f"chunks of {offer.chunk_bytes} bytes; here {ours}"
         key = self._key(offer)
-        if key not in self._arriving:
+        known = self._arriving.get(key)
+        if known is None:
             slot, reason = self._transit.offered(
                 round=offer.round,
                 term=offer.term,
@@ -58,8 +71,14 @@ class Arrivals:
             )
             if slot is None:
                 return reason
-            self._arriving[key] = Arriving(slot=slot)
-        self._arriving[key].running += 1
+            known = Arriving(slot=slot, size=offer.size, count=offer.parts)
+            self._arriving[key] = known
+        if (known.size, known.count) != (offer.size, offer.parts):
+            return f"it comes in {known.count} parts, {known.size} bytes in all"
+        if offer.part in known.running:
+            return f"part {offer.part} is coming in"
+        known.running.add(offer.part)
+        known.parts.pop(offer.part, None)
         return ""
 
     def slot(self, offer: Offer) -> int:
@@ -70,13 +89,13 @@ class Arrivals:
         """One part has come, or will not (None)."""
         key = self._key(offer)
         arriving = self._arriving[key]
-        arriving.running -= 1
+        arriving.running.discard(offer.part)
         if digests is None:
             arriving.failed = True
         else:
             arriving.parts[offer.part] = digests
         whole = len(arriving.parts) == offer.parts
-        if arriving.running > 0 or not (whole or arriving.failed):
+        if arriving.running or not (whole or arriving.failed):
             return []
         del self._arriving[key]
         if not whole:

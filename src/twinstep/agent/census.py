@@ -14,7 +14,8 @@ from typing import final
 import msgspec
 
 from twinstep.agent.election import RootKey
-from twinstep.agent.kv import Compacted, Event, KeyValueStore, Watch
+from twinstep.agent.kv import Compacted, Event, Item, KeyValueStore, Watch
+from twinstep.bounds import Count
 from twinstep.config import Timing
 from twinstep.errors import TwinstepError
 
@@ -96,6 +97,28 @@ class Census:
         root, term = items.get(ROOT), items.get(TERM)
         if event is not None and event.item is None:
             root = None if root is None or root.created < event.revision else root
-        key = msgspec.json.decode(root.value, type=RootKey) if root else None
+        key, newest = root_of(root), term_of(term)
         if not self._ended.is_set():
-            self._on_root(key, int(term.value) if term else 0)
+            self._on_root(key, newest)
+
+
+def root_of(item: Item | None) -> RootKey | None:
+    """Who is root; nobody, where the key holds what no root has put there. Whoever has
+    the job's credentials may have put it; a thread that ended here would leave this
+    machine deaf for ever, and the next root puts another."""
+    if item is None:
+        return None
+    try:
+        return msgspec.json.decode(item.value, type=RootKey)
+    except (ValueError, RecursionError):
+        return None
+
+
+def term_of(item: Item | None) -> int:
+    """The newest term; 0 where the key holds no number that a term can be."""
+    if item is None:
+        return 0
+    try:
+        return msgspec.json.decode(item.value, type=Count)
+    except (ValueError, RecursionError):
+        return 0

@@ -16,6 +16,10 @@ from twinstep.agent.messages import CopyBad
 from twinstep.agent.record import Recovery
 from twinstep.recovery.choice import Choice
 
+BAD_MAX = 256
+"""Bad copies that one recovery's record names, each cut to REASON_CHARS_MAX."""
+REASON_CHARS_MAX = 400
+
 
 @dataclass(slots=True, kw_only=True)
 class Chronicle:
@@ -97,10 +101,11 @@ class Chronicle:
         what = "bad" if bad.corrupt else "not to be had"
         text = (
             f"{bad.holder}'s copy of shard {bad.shard} at step {bad.step} is {what}: "
-            f"{bad.reason} (found by {bad.machine})"
+            f"{bad.reason[:REASON_CHARS_MAX]} (found by {bad.machine})"
         )
-        if bad.corrupt and self.last is not None and text not in self.last.bad:
-            self.last.bad.append(text)
+        known = self.last.bad if self.last is not None else []
+        if bad.corrupt and len(known) < BAD_MAX and text not in known:
+            known.append(text)
         return text
 
     def saved(self) -> list[SaveRecovery]:

@@ -21,10 +21,11 @@ from msgspec.msgpack import Decoder
 
 from twinstep import clock
 from twinstep.agent import links, messages as say
+from twinstep.agent.election import RootKey
 from twinstep.agent.guests import Guests
 from twinstep.clock import monotonic_s
 from twinstep.errors import ProtocolError, TwinstepError
-from twinstep.transfer.frame import Fetch, Offer, encode
+from twinstep.transfer.frame import DATA_HEADER_BYTES_MAX, Fetch, Offer, encode
 from twinstep.trust import streams
 from twinstep.trust.gate import Gate
 from twinstep.trust.handshake import Role
@@ -104,7 +105,12 @@ class Doors:
             header_bytes_max=job.transfer.header_bytes_max,
             queue_max=job.transfer.queue_max,
             write_s_max=job.timing.transfer_s_max,
+            blame=self.blame,
         )
+
+    def blame(self, peer: str, reason: str) -> None:
+        """A peer was dropped for what it said; a line says so, if it may be written."""
+        self._gate.say(peer, reason)
 
     # Other agents.
 
@@ -177,7 +183,7 @@ class Doors:
             )
             connection = credentials.carry(sock, handshake)
             decoder = _first_of[handshake.role]
-        bytes_max = agent.job.transfer.header_bytes_max
+        bytes_max = min(agent.job.transfer.header_bytes_max, DATA_HEADER_BYTES_MAX)
         header: First = await links.read_frame(
             connection, decoder, header_bytes_max=bytes_max
         )
@@ -248,8 +254,9 @@ class Doors:
         if self._root is not None:
             self._root.send(message)
 
-    async def follow(self, host: str, port: int, is_same: Callable[[], bool]) -> None:
+    async def follow(self, root: RootKey, is_same: Callable[[], bool]) -> None:
         """Keeps a connection to the root for as long as it is root."""
+        host, port = root.host, root.port
         while is_same():
             try:
                 connection = await self._connect(host, port)
@@ -258,7 +265,7 @@ class Doors:
             except OSError:
                 pass  # it is gone: its lease tells
             else:
-                await self._attached(connection, is_same)
+                await self._attached(connection, root.term, is_same)
             await asyncio.sleep(RETRY_S)
 
     async def _connect(self, host: str, port: int) -> Connection:
@@ -286,16 +293,23 @@ class Doors:
             self._agent.log(text)
 
     async def _attached(
-        self, connection: Connection, is_same: Callable[[], bool]
+        self, connection: Connection, term: int, is_same: Callable[[], bool]
     ) -> None:
         """One connection to the root, for as long as it holds."""
         agent = self._agent
         closed = asyncio.Event()
         link = self._link(connection, _from_root, "the root")
-        link.start(
-            lambda message: agent.carry(agent.worker.from_root(message)),
-            lambda _reason: closed.set(),
-        )
+
+        def hear(message: say.FromRoot) -> None:
+            if message.term != term:
+                # Were a term from the future believed, the next root's words would be
+                # refused for ever.
+                name = type(message).__name__
+                link.drop(f"{name} of term {message.term}; the store has {term}")
+                return
+            agent.carry(agent.worker.from_root(message))
+
+        link.start(hear, lambda _reason: closed.set())
         self._root, self._attached_s = link, monotonic_s()
         link.send(say.Opening(job=agent.post.job_name, machine=agent.post.name))
         agent.carry(agent.worker.root_here())

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 
 import msgspec
 
+from twinstep.bounds import Count, Host, Name, Port
+
 
 class RootKey(msgspec.Struct, frozen=True, kw_only=True):
     """The value of the root's key."""
 
-    machine: str
-    host: str
-    port: int
-    term: int
+    machine: Name
+    host: Host
+    port: Port
+    term: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

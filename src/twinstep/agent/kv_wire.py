@@ -123,7 +123,7 @@ class Frames:
             if body is not None:
                 try:
                     return decoder.decode(body)
-                except (msgspec.MsgspecError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     raise ProtocolError(f"{self.peer} sent no message: {error}") from (
                         error
                     )

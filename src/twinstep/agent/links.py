@@ -50,14 +50,15 @@ async def read_frame(
 
 
 async def _read(connection: Connection, count: int) -> bytes:
-    parts: list[bytes] = []
-    while count > 0:
-        part = await streams.receive(connection, min(count, 1 << 20))
+    # One growing buffer: a list of pieces would hold a hundred bytes for each byte of
+    # a peer that sends one at a time.
+    received = bytearray()
+    while len(received) < count:
+        part = await streams.receive(connection, min(count - len(received), 1 << 20))
         if not part:
             raise ConnectionError("the peer closed the connection")
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+        received += part
+    return bytes(received)
 
 
 class Link(Generic[Incoming]):
@@ -72,9 +73,12 @@ class Link(Generic[Incoming]):
         header_bytes_max: int,
         queue_max: int,
         write_s_max: float,
+        blame: Callable[[str, str], None] | None = None,
     ) -> None:
+        """`blame` is called with the peer and why, when it is dropped for nonsense."""
         connection.setblocking(False)
         self.name = name
+        self._blame = blame
         self._connection = connection
         self._decoder = decoder
         self._header_bytes_max = header_bytes_max
@@ -117,8 +121,21 @@ class Link(Generic[Incoming]):
                         header_bytes_max=self._header_bytes_max,
                     )
                 )
-        except (OSError, ProtocolError) as error:
+        except OSError as error:
             self.close(f"{self.name}: {error}")
+        except ProtocolError as error:
+            self.drop(str(error))
+        except Exception:
+            # A mistake of ours. The peer connects anew, rather than wait for ever for
+            # one who reads no more.
+            self.close(f"{self.name}: what it said could not be dealt with")
+            raise
+
+    def drop(self, reason: str) -> None:
+        """The peer speaks nonsense: the connection ends, and the log names it."""
+        if self._blame is not None and not self.reason:
+            self._blame(peer_name(self._connection), f"{self.name}: {reason}")
+        self.close(f"{self.name}: {reason}")
 
     async def _writes(self) -> None:
         try:

@@ -33,6 +33,19 @@ from twinstep.agent.rank_messages import (
     Unshare as Unshare,
     Welcome as Welcome,
 )
+from twinstep.bounds import (
+    Bytes,
+    Count,
+    Digest,
+    Host,
+    Name,
+    Place,
+    Port,
+    Process,
+    Seconds,
+    Shard,
+    Status,
+)
 
 # Agent to root.
 
@@ -41,7 +54,7 @@ class Opening(Message, frozen=True, kw_only=True, tag=True):
     """The first word on a connection from an agent to the root."""
 
     job: str
-    machine: str
+    machine: Name
 
 
 class Question(Message, frozen=True, kw_only=True, tag=True):
@@ -53,26 +66,26 @@ class Question(Message, frozen=True, kw_only=True, tag=True):
 class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A whole copy that an agent holds, with the digest of its chunks' digests."""
 
-    shard: int
-    step: int
-    captured_in: int
+    shard: Shard
+    step: Count
+    captured_in: Count
     """The round that captured it. After a roll-back the same step number comes
     again: copies of two rounds never make one step."""
-    digest: bytes
-    size: int
+    digest: Digest
+    size: Bytes
 
 
 class Join(Message, frozen=True, kw_only=True, tag=True):
     """A machine's agent is here; `machine_rank` is -1 until it is given one."""
 
-    machine: str
-    host: str
-    port: int
-    group: int
+    machine: Name
+    host: Host
+    port: Port
+    group: Process
     """The process group of the machine, for those who injure it on purpose."""
-    round: int
-    term: int
-    machine_rank: int
+    round: Count
+    term: Count
+    machine_rank: Place
     standby: bool
     ended: bool = False
     """Its ranks of this round were ended because it was cut off."""
@@ -81,17 +94,17 @@ class Join(Message, frozen=True, kw_only=True, tag=True):
 class Inventory(Message, frozen=True, kw_only=True, tag=True):
     """The machine's ranks are dead, and these are the copies it holds."""
 
-    machine: str
-    round: int
-    term: int
+    machine: Name
+    round: Count
+    term: Count
     copies: list[CopyInfo]
-    sizes: dict[int, int]
+    sizes: dict[Shard, Bytes]
     """Bytes of each shard it has slots for."""
-    reached: int
+    reached: Count
     """The last step that a rank of the machine stood at."""
-    master_port: int
+    master_port: Port
     """A port that is free on this machine, should rank 0 run here."""
-    place: int = -1
+    place: Place = -1
     """The machine rank that another launcher gave the ranks that wait here; -1 while
     none wait, and where the agents start the ranks."""
 
@@ -99,48 +112,48 @@ class Inventory(Message, frozen=True, kw_only=True, tag=True):
 class Held(Message, frozen=True, kw_only=True, tag=True):
     """The answer to Question: the copies on a machine, while it goes on."""
 
-    machine: str
-    round: int
-    term: int
-    machine_rank: int
-    keep: int
+    machine: Name
+    round: Count
+    term: Count
+    machine_rank: Place
+    keep: Count
     """The newest step that all machines were told to keep."""
-    reached: int
+    reached: Count
     copies: list[CopyInfo]
 
 
 class Report(Message, frozen=True, kw_only=True, tag=True):
     """All ranks of the machine stand at `step`."""
 
-    machine: str
-    round: int
-    term: int
-    step: int
-    safe: list[int]
+    machine: Name
+    round: Count
+    term: Count
+    step: Count
+    safe: list[Count]
     in_flight: bool
-    digests: dict[int, list[bytes]]
+    digests: dict[Count, list[Digest]]
     """Per step held, digests of the shared shards: equal on all machines."""
 
 
 class Laid(Message, frozen=True, kw_only=True, tag=True):
     """All ranks of the machine have said how large their state is."""
 
-    machine: str
-    round: int
-    term: int
-    sizes: dict[int, int]
-    shared_digests: list[bytes]
+    machine: Name
+    round: Count
+    term: Count
+    sizes: dict[Shard, Bytes]
+    shared_digests: list[Digest]
 
 
 class RankEnded(Message, frozen=True, kw_only=True, tag=True):
     """A rank's process is gone. `status` is its exit status, or minus the signal."""
 
-    machine: str
-    round: int
-    term: int
-    rank: int
-    status: int
-    step: int
+    machine: Name
+    round: Count
+    term: Count
+    rank: Shard
+    status: Status
+    step: Count
     tail: list[str]
 
 
@@ -149,9 +162,9 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     """Of its process, as /proc has it: R, S, D, T, Z; X when it is gone."""
-    step: int = 0
+    step: Count = 0
     """The last step it reached."""
-    cpu_s: float = 0.0
+    cpu_s: Seconds = 0.0
     """Processor time it has used so far, all its threads."""
     doing: str = "unseen"
     """A word of stacks.Doing."""
@@ -164,41 +177,41 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 class Looked(Message, frozen=True, kw_only=True, tag=True):
     """What each rank of the machine is doing."""
 
-    machine: str
-    round: int
-    term: int
-    ranks: dict[int, Sight]
+    machine: Name
+    round: Count
+    term: Count
+    ranks: dict[Shard, Sight]
 
 
 class Loaded(Message, frozen=True, kw_only=True, tag=True):
     """All ranks of the machine have loaded `step`; `sources` says from where."""
 
-    machine: str
-    round: int
-    term: int
-    step: int
-    sources: dict[int, str]
-    seconds: float
+    machine: Name
+    round: Count
+    term: Count
+    step: Count
+    sources: dict[Shard, str]
+    seconds: Seconds
 
 
 class RanksUp(Message, frozen=True, kw_only=True, tag=True):
     """All ranks of the machine have a session."""
 
-    machine: str
-    round: int
-    term: int
-    pids: dict[int, int]
+    machine: Name
+    round: Count
+    term: Count
+    pids: dict[Shard, Process]
 
 
 class CopyBad(Message, frozen=True, kw_only=True, tag=True):
     """`holder`'s copy did not verify. When no source is left `last` is true."""
 
-    machine: str
-    round: int
-    term: int
-    shard: int
-    step: int
-    holder: str
+    machine: Name
+    round: Count
+    term: Count
+    shard: Shard
+    step: Count
+    holder: Name
     corrupt: bool
     """False when the holder could not be reached, or had no copy."""
     last: bool
@@ -208,9 +221,9 @@ class CopyBad(Message, frozen=True, kw_only=True, tag=True):
 class Condition(Message, frozen=True, kw_only=True, tag=True):
     """How the machine is, by its own probes; said when it changes, in any round."""
 
-    machine: str
-    round: int
-    term: int
+    machine: Name
+    round: Count
+    term: Count
     failing: str
     """What failed several times in a row, in words; empty when nothing has."""
     warnings: list[str]
@@ -219,9 +232,9 @@ class Condition(Message, frozen=True, kw_only=True, tag=True):
 class Unable(Message, frozen=True, kw_only=True, tag=True):
     """The machine cannot go on as the job is set up (memory does not fit, ...)."""
 
-    machine: str
-    round: int
-    term: int
+    machine: Name
+    round: Count
+    term: Count
     reason: str
 
 
@@ -231,17 +244,17 @@ class Unable(Message, frozen=True, kw_only=True, tag=True):
 class Stop(Message, frozen=True, kw_only=True, tag=True):
     """Round `round` begins by ending the ranks; answer with an Inventory."""
 
-    round: int
-    term: int
+    round: Count
+    term: Count
     reason: str
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A machine that trains, by machine rank in Begin.members."""
 
-    machine: str
-    host: str
-    port: int
+    machine: Name
+    host: Host
+    port: Port
 
 
 class Begin(Message, frozen=True, kw_only=True, tag=True):
@@ -251,16 +264,16 @@ class Begin(Message, frozen=True, kw_only=True, tag=True):
     `sources[shard]` are the machines with a good copy at `step`, and `good` names
     those whose copy needs no re-making."""
 
-    round: int
-    term: int
-    step: int
-    captured_in: int
+    round: Count
+    term: Count
+    step: Count
+    captured_in: Count
     members: list[Member]
-    holders: list[list[int]]
-    sources: dict[int, list[str]]
-    sizes: dict[int, int]
+    holders: list[list[Shard]]
+    sources: dict[Shard, list[Name]]
+    sizes: dict[Shard, Bytes]
     shared: bool
-    master_port: int
+    master_port: Port
     may_share: bool
     """False once state said to be the same on all ranks was found to differ."""
 
@@ -268,27 +281,27 @@ class Begin(Message, frozen=True, kw_only=True, tag=True):
 class Reserve(Message, frozen=True, kw_only=True, tag=True):
     """Every rank's state has been measured: hold these shards, this large."""
 
-    round: int
-    term: int
-    sizes: dict[int, int]
+    round: Count
+    term: Count
+    sizes: dict[Shard, Bytes]
     shared: bool
 
 
 class Answer(Message, frozen=True, kw_only=True, tag=True):
     """The vote on `step`: what all keep, and whether it is captured."""
 
-    round: int
-    term: int
-    step: int
-    keep: int
+    round: Count
+    term: Count
+    step: Count
+    keep: Count
     capture: bool
 
 
 class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):
     """No step for too long: say what your ranks are doing."""
 
-    round: int
-    term: int
+    round: Count
+    term: Count
     threads: bool = False
     """The ranks are about to be ended: save the stacks of all their threads."""
 
@@ -296,9 +309,9 @@ class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):
 class Finish(Message, frozen=True, kw_only=True, tag=True):
     """The job is over; end the ranks and yourselves."""
 
-    round: int
-    term: int
-    status: int
+    round: Count
+    term: Count
+    status: Status
     reason: str
 
 

@@ -28,6 +28,7 @@ from twinstep.errors import (
     TwinstepError,
 )
 from twinstep.store.memory import Slot
+from twinstep.transfer.channel import PeerClosed
 from twinstep.transfer.exchange import (
     Fetched,
     accept_copy,
@@ -60,9 +61,11 @@ class Mover:
         post: Post,
         clock: Callable[[], float],
         credentials: Credentials = NONE,
+        blame: Callable[[str, str], None] = lambda _peer, _reason: None,
     ) -> None:
+        """`blame` is called with a peer that spoke nonsense, and why it was dropped."""
         self._job, self._name, self._worker = job, name, worker
-        self._credentials = credentials
+        self._credentials, self._blame = credentials, blame
         self._transit = Transit(worker=worker)
         self._memory, self._post, self._clock = memory, post, clock
         self._limits, self._timing = job.transfer, job.timing
@@ -71,7 +74,7 @@ class Mover:
             post=post,
             tell_s_max=job.timing.transfer_s_max,
         )
-        self._arrivals = Arrivals(self._transit, streams_max=job.transfer.streams_max)
+        self._arrivals = Arrivals(self._transit, limits=job.transfer)
 
     # The life of a job.
 
@@ -310,10 +313,10 @@ class Mover:
             if reason:
                 refuse(channel, reason)
                 return
-            slot = self._arrivals.slot(offer)
-            view = self._memory[offer.shard, slot].view[: offer.size]
             digests = None
             try:
+                slot = self._arrivals.slot(offer)
+                view = self._memory[offer.shard, slot].view[: offer.size]
                 self._lanes.opened(channel, epoch)
                 digests = accept_copy(
                     channel,
@@ -325,8 +328,9 @@ class Mover:
             finally:
                 self._lanes.tell(lambda: self._arrivals.part_done(offer, digests))
             confirm(channel, offer)
-        except (TwinstepError, OSError, KeyError):
-            pass  # the sender hears, or sees the connection end, and tries again
+        except (TwinstepError, OSError, KeyError) as error:
+            self._note(channel, error)
+            # The sender hears, or sees the connection end, and tries again
         finally:
             self._lanes.closed(channel)
 
@@ -352,7 +356,13 @@ class Mover:
                 digests=digests,
                 cancelled=self._lanes.over(epoch),
             )
-        except (TwinstepError, OSError, KeyError):
-            pass  # the machine that asked sees it and asks another
+        except (TwinstepError, OSError, KeyError) as error:
+            self._note(channel, error)
+            # The machine that asked sees it and asks another
         finally:
             self._lanes.closed(channel)
+
+    def _note(self, channel: TcpChannel, error: Exception) -> None:
+        """Whoever spoke nonsense is named; who went away, or was refused, is not."""
+        if isinstance(error, ProtocolError) and not isinstance(error, PeerClosed):
+            self._blame(channel.peer, str(error))

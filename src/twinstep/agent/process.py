@@ -105,6 +105,7 @@ class Agent:
             post=self._post,
             clock=clock.now_s,
             credentials=post.credentials,
+            blame=self.doors.blame,
         )
         self.rooting = Rooting(self, operator)
         self.seat = Seat(

@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from twinstep.bounds import Bytes, Count, Digest, Place, Process, Seconds, Shard
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A message; its class name is its tag on the wire."""
@@ -23,20 +25,20 @@ class Arrive(Message, frozen=True, kw_only=True, tag=True):
 
     It has no round yet. `machine_rank` is what the launcher gave its machine."""
 
-    rank: int
-    local_rank: int
-    ranks_per_machine: int
-    world_size: int
-    machine_rank: int
-    round: int = 0
+    rank: Shard
+    local_rank: Shard
+    ranks_per_machine: Shard
+    world_size: Shard
+    machine_rank: Place
+    round: Count = 0
 
 
 class Hello(Message, frozen=True, kw_only=True, tag=True):
     """The session of `rank` is up, and wants to know where to start."""
 
-    rank: int
-    round: int
-    pid: int
+    rank: Shard
+    round: Count
+    pid: Process
 
 
 class Layout(Message, frozen=True, kw_only=True, tag=True):
@@ -45,28 +47,28 @@ class Layout(Message, frozen=True, kw_only=True, tag=True):
     `shared_bytes` is this rank's range of the shared region, `shared_digest` the
     digest of the whole region, by which the root sees that it is the same on all."""
 
-    rank: int
-    round: int
-    own_bytes: int
-    shared_bytes: int
-    shared_digest: bytes
+    rank: Shard
+    round: Count
+    own_bytes: Bytes
+    shared_bytes: Bytes
+    shared_digest: Digest
 
 
 class Reached(Message, frozen=True, kw_only=True, tag=True):
     """The rank stands at `step`: the update is done."""
 
-    rank: int
-    round: int
-    step: int
+    rank: Shard
+    round: Count
+    step: Count
 
 
 class Captured(Message, frozen=True, kw_only=True, tag=True):
     """The slots named by the answer for `step` hold the rank's state at it."""
 
-    rank: int
-    round: int
-    step: int
-    digests: dict[int, bytes] = {}
+    rank: Shard
+    round: Count
+    step: Count
+    digests: dict[Shard, bytes] = {}
     """Per shard those of its chunks, where the rank took them while it copied."""
 
 
@@ -74,29 +76,29 @@ class Skipped(Message, frozen=True, kw_only=True, tag=True):
     """The answer for `step` came too late, or could not be followed: nothing was
     written."""
 
-    rank: int
-    round: int
-    step: int
+    rank: Shard
+    round: Count
+    step: Count
     reason: str = ""
 
 
 class Restored(Message, frozen=True, kw_only=True, tag=True):
     """The rank's live state is that of `step`, all bytes verified."""
 
-    rank: int
-    round: int
-    step: int
-    seconds: float
+    rank: Shard
+    round: Count
+    step: Count
+    seconds: Seconds
 
 
 class BadCopy(Message, frozen=True, kw_only=True, tag=True):
     """Chunk `chunk` of the copy the rank was given has a wrong checksum."""
 
-    rank: int
-    round: int
-    shard: int
-    step: int
-    chunk: int
+    rank: Shard
+    round: Count
+    shard: Shard
+    step: Count
+    chunk: Count
     source: str
     """As Welcome named it, so that a copy that came since is not blamed."""
 
@@ -104,9 +106,9 @@ class BadCopy(Message, frozen=True, kw_only=True, tag=True):
 class Leaving(Message, frozen=True, kw_only=True, tag=True):
     """The session is closed on purpose; the rank is about to end well."""
 
-    rank: int
-    round: int
-    step: int
+    rank: Shard
+    round: Count
+    step: Count
 
 
 class Hopeless(Message, frozen=True, kw_only=True, tag=True):
@@ -114,8 +116,8 @@ class Hopeless(Message, frozen=True, kw_only=True, tag=True):
 
     Said on a connection of its own, as there may be no session yet."""
 
-    rank: int
-    round: int
+    rank: Shard
+    round: Count
     reason: str
 
 
@@ -125,15 +127,15 @@ class Hopeless(Message, frozen=True, kw_only=True, tag=True):
 class Admit(Message, frozen=True, kw_only=True, tag=True):
     """A rank that has arrived trains in this round."""
 
-    round: int
+    round: Count
 
 
 class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A slot whose file descriptor comes with the message, in this order."""
 
-    shard: int
-    slot: int
-    size: int
+    shard: Shard
+    slot: Shard
+    size: Bytes
     digests: bytes = b""
     """Digests of the copy to restore from; empty in a slot to write to."""
     source: str = ""
@@ -143,43 +145,43 @@ class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Welcome(Message, frozen=True, kw_only=True, tag=True):
     """Start at `step`, from these slots; at 0, with nothing to load."""
 
-    round: int
-    step: int
+    round: Count
+    step: Count
     may_share: bool
-    chunk_bytes: int
+    chunk_bytes: Bytes
     slots: list[SlotInfo]
 
 
 class Slots(Message, frozen=True, kw_only=True, tag=True):
     """Both slots of the rank's own shard, then both of its shared range."""
 
-    round: int
-    chunk_bytes: int
+    round: Count
+    chunk_bytes: Bytes
     slots: list[SlotInfo]
 
 
 class Unshare(Message, frozen=True, kw_only=True, tag=True):
     """State said to be the same on all ranks is not: lay all of it out as own."""
 
-    round: int
+    round: Count
     reason: str
 
 
 class Capture(Message, frozen=True, kw_only=True, tag=True):
     """The answer for `step`: write it into these slots, or do not."""
 
-    round: int
-    step: int
+    round: Count
+    step: Count
     capture: bool
-    keep: int
-    own_slot: int = 0
-    shared_slot: int = 0
+    keep: Count
+    own_slot: Shard = 0
+    shared_slot: Shard = 0
 
 
 class Fail(Message, frozen=True, kw_only=True, tag=True):
     """The job cannot go on as it was set up; the text says why and the way out."""
 
-    round: int
+    round: Count
     reason: str
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import msgspec
 
+from twinstep.bounds import Bytes, Count, Seconds, Shard
+
 
 class Strike(msgspec.Struct, frozen=True, kw_only=True):
     """A rank of a machine ended by itself, as the first of its round."""
 
     machine: str
-    at_s: float
+    at_s: Seconds
     sign: str
     """How, in words that are equal for equal causes."""
 
@@ -20,16 +22,16 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the next root needs to know that it cannot ask the agents."""
 
-    round: int
+    round: Count
     members: list[str]
-    vacated: dict[int, str]
+    vacated: dict[Shard, str]
     """Per vacant machine rank the machine that was lost there."""
-    sizes: dict[int, int]
+    sizes: dict[Shard, Bytes]
     shared: bool
     may_share: bool
-    recoveries: int
-    fruitless: int
-    asked: dict[str, int] = {}
+    recoveries: Count
+    fruitless: Shard
+    asked: dict[str, Count] = {}
     """Per lost machine for which another was asked for and has not joined yet, how
     many times that was done."""
     strikes: list[Strike] = []

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from twinstep.agent import actions as do, messages as say, relief
+from twinstep.agent import actions as do, border, messages as say, relief
 from twinstep.agent.ballot import Ballot
 from twinstep.agent.chronicle import Chronicle
 from twinstep.agent.deadlines import overdue
@@ -249,13 +249,13 @@ class Root:
 
     def hears(self, message: say.ToRoot) -> Actions:
         """Takes what an agent says; words of another round or term are old."""
-        if isinstance(message, say.Join):
-            return self.joins(message)
-        if isinstance(message, say.Condition):
-            return relief.condition(self, message)
-        if message.round != self.round or message.term != self.term:
+        if not border.counts(self, message):
             return []
         match message:
+            case say.Join():
+                return self.joins(message)
+            case say.Condition():
+                return relief.condition(self, message)
             case say.Inventory():
                 return self.inventory(message)
             case say.Report():

@@ -15,6 +15,7 @@ import msgspec
 
 from twinstep import clock
 from twinstep.agent import actions as do, links, messages as say, seat
+from twinstep.agent.border import refusal
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
 from twinstep.agent.errands import Errands, Operator
 from twinstep.agent.phase import Phase
@@ -123,9 +124,7 @@ class Rooting:
         if root.machine == self._agent.post.name:
             self._agent.loop.create_task(self._begin(root))
             return
-        task = self._agent.doors.follow(
-            root.host, root.port, lambda: self._election.root == root
-        )
+        task = self._agent.doors.follow(root, lambda: self._election.root == root)
         self._agent.loop.create_task(task)
 
     async def _begin(self, key: RootKey) -> None:
@@ -181,13 +180,28 @@ class Rooting:
                 continue
             if self._election.root != key:
                 break
-            plan = msgspec.msgpack.decode(raw, type=Plan) if raw else None
+            plan = self._read_plan(raw)
             members = {name for name in plan.members if name} if plan else set[str]()
             late = clock.monotonic_s() > until_s
             if self._agent.post.name in alive and (late or not members - alive):
                 return plan, alive
             await asyncio.sleep(timing.tick_s / 10)
         return None
+
+    def _read_plan(self, raw: bytes | None) -> Plan | None:
+        """The plan; what cannot be a plan of this job is as good as none."""
+        if raw is None:
+            return None
+        try:
+            plan = msgspec.msgpack.decode(raw, type=Plan)
+        except (ValueError, RecursionError) as error:
+            self._agent.log(f"the plan in the store cannot be read: {error}")
+            return None
+        if len(plan.members) not in (0, self._agent.grid.machines):
+            count = len(plan.members)
+            self._agent.log(f"the plan in the store has {count} machines: not ours")
+            return None
+        return plan
 
     def _end(self) -> None:
         self._root = None
@@ -214,7 +228,18 @@ class Rooting:
         if former is not None:
             former.close("connected anew")
         self._links[machine] = link
-        link.start(self._hear, lambda _reason: None)
+
+        def hear(message: say.ToRoot) -> None:
+            root, grid = self._root, self._agent.grid
+            if root is None:
+                return
+            reason = refusal(message, machine=machine, grid=grid, round=root.round)
+            if reason:
+                link.drop(reason)
+            else:
+                self._hear(message)
+
+        link.start(hear, lambda _reason: None)
 
     def soon(self, message: say.ToRoot) -> None:
         """This machine's own worker speaks; heard after what is being done now."""

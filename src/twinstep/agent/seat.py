@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
-from twinstep.agent.census import MACHINES, ROOT, TERM, Census
+from twinstep.agent.census import MACHINES, ROOT, TERM, Census, term_of
 from twinstep.agent.election import RootKey
 from twinstep.agent.kv import (
     Compare,
@@ -208,7 +208,7 @@ class Seat:
 
     def _campaign(self, root: RootKey) -> None:
         item = self._store.get(TERM)[1].get(TERM)
-        if item is not None and int(item.value) >= root.term:
+        if term_of(item) >= root.term:
             return  # somebody was faster; the census has told, or will
         at_s = monotonic_s()
         lease = self._store.grant(self._timing.silence_s_max)

@@ -75,12 +75,22 @@ class Transit:
         """Decides whether a copy may come in: (slot, "") or (None, why not).
 
         The sender may have heard of a newer `keep` than this machine: the newer of
-        both is spared, or the step that all others already rely on would go."""
-        present = (self.worker.term, self.worker.round)
-        if (term, round) != present or self.worker.stopped:
-            return None, f"round {round} is not the present one ({self.worker.round})"
-        self.worker.vote.keep = max(self.worker.vote.keep, keep)
-        return self.worker.copies.target(
+        both is spared, or the step that all others already rely on would go. It can
+        only be a step that this machine has called safe itself: any other is not
+        believed, or the step that is kept would be spared no longer."""
+        worker = self.worker
+        present = (worker.term, worker.round)
+        if (term, round) != present or worker.stopped:
+            return None, f"round {round} is not the present one ({worker.round})"
+        if step < 1 or captured_in > round:
+            return None, f"step {step}, captured in round {captured_in}, is none"
+        owner = self._owner(shard)
+        if sender != owner or sender == worker.machine:
+            return None, f"shard {shard} is sent by {owner or 'nobody'}"
+        if keep > worker.vote.keep and keep not in worker.copies.safe_steps():
+            return None, f"step {keep} is not known to be safe here"
+        worker.vote.keep = max(worker.vote.keep, keep)
+        return worker.copies.target(
             shard=shard,
             step=step,
             captured_in=captured_in,
@@ -89,6 +99,13 @@ class Transit:
             sender=sender,
             replace=replace,
         )
+
+    def _owner(self, shard: int) -> str:
+        """The machine whose rank owns `shard` in this round; nobody's if shared."""
+        begin, grid = self.worker.begin, self.worker.grid
+        if begin is None or shard >= grid.world_size:
+            return ""
+        return begin.members[grid.machine_rank(shard)].machine
 
     def received(self, shard: int, slot: int, digests: bytes) -> Actions:
         """A copy came in and every chunk of it was verified."""

@@ -204,9 +204,10 @@ class Worker:
     # What the ranks say.
 
     def from_rank(self, message: say.FromRank) -> Actions:
-        if message.round != self.round or self.stopped:
-            name = type(message).__name__
-            return [do.Log(text=f"refused {name} of round {message.round}")]
+        ours = message.rank in self.ranks()
+        if message.round != self.round or self.stopped or not ours:
+            name, of = type(message).__name__, "" if ours else f"rank {message.rank}, "
+            return [do.Log(text=f"refused {name} of {of}round {message.round}")]
         match message:
             case say.Hello():
                 return self._hello(message)

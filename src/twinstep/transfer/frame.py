@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import msgspec
 
+from twinstep.bounds import Bytes, Count, Name, Shard
 from twinstep.errors import ProtocolError
 
 MAGIC = b"TWN1"
@@ -103,7 +104,9 @@ def decode_header(
         raise ProtocolError("a frame's header does not have the checksum it announced")
     try:
         return decoder.decode(raw)
-    except msgspec.DecodeError as error:
+        # Beside its own errors msgspec raises Python's: for text that is no UTF-8, and
+        # for arrays in arrays in arrays.
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a frame's header cannot be read: {error}") from error
 
 
@@ -136,21 +139,21 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """I would send you a copy, of which this connection carries one part."""
 
     job: str
-    machine: str
-    round: int
-    term: int
-    shard: int
-    step: int
-    captured_in: int = 0
+    machine: Name
+    round: Count
+    term: Count
+    shard: Shard
+    step: Count
+    captured_in: Count = 0
     """The round that captured the copy."""
-    keep: int = 0
+    keep: Count = 0
     """The newest step that the sender knows all keep."""
     replace: bool = False
     """The receiver's copy of it was found to be bad."""
-    size: int
-    chunk_bytes: int
-    part: int = 0
-    parts: int = 1
+    size: Bytes
+    chunk_bytes: Bytes
+    part: Shard = 0
+    parts: Shard = 1
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -161,37 +164,37 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Send me one part of your copy of a shard at a step."""
 
     job: str
-    machine: str
-    round: int
-    term: int
-    shard: int
-    step: int
-    captured_in: int = 0
+    machine: Name
+    round: Count
+    term: Count
+    shard: Shard
+    step: Count
+    captured_in: Count = 0
     doubt: bool = False
     """What you sent before was damaged: see first whether your copy is good."""
-    part: int = 0
-    parts: int = 1
+    part: Shard = 0
+    parts: Shard = 1
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The copy asked for, and how it is cut; its chunks follow."""
 
-    size: int
-    chunk_bytes: int
+    size: Bytes
+    chunk_bytes: Bytes
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One chunk of a copy; the payload is its bytes."""
 
-    index: int
+    index: Count
     digest: bytes
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """I hold this part of the copy, and every chunk has its checksum."""
 
-    shard: int
-    step: int
+    shard: Shard
+    step: Count
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -147,7 +147,7 @@ def _read_token(path: Path) -> bytes:
         with path.open("rb") as file:
             others = os.fstat(file.fileno()).st_mode & _OTHERS
             token = file.read(TOKEN_BYTES_MAX + 1).strip()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         raise ConfigError(
             f"trust.token_file {path} cannot be read: {error}; `twinstep token {path}` "
             "makes one"
