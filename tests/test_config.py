@@ -62,7 +62,7 @@ def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("[schedule]\npriority = 7", "priority is 7; it must be at most 6"),
         ("[schedule]\ndscp = 64", "dscp is 64; it must be at most 63"),
         ("[schedule]\nwithhold_every = 1", "use 2 or more, or 0"),
-        ("[schedule]\nsamples_max = 4", r"samples_max \(4\) is less than .*8"),
+        ("[schedule]\nsamples_max = 4", r"samples_max \(4\) is less than .*16"),
         ("[schedule]\nbuffer_bytes = 65536", r"holds no chunk .*524288.*raise buffer"),
         ("[schedule]\nspan = 1", "unknown setting.*schedule.span"),
         ('[trust]\ndata = "clear"', "'clear'; use one of sealed, tls, plain"),

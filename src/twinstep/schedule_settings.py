@@ -75,9 +75,9 @@ class Schedule:
     withhold_every: int = 20
     """One capture in so many is left out, to see what steps take without. 0: none is,
     and overhead_max means nothing."""
-    samples_min: int = 8
+    samples_min: int = 16
     """The overhead is judged from so many steps without traffic, or more."""
-    samples_max: int = 64
+    samples_max: int = 256
     """Of more steps without traffic the oldest are forgotten."""
     priority: int = 2
     """SO_PRIORITY of connections that carry copies, 0 to 6; 2 is the kernel's bulk
