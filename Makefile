@@ -5,7 +5,8 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-engines test-kubernetes test-launches check bench fuzz clean
+.PHONY: venv demo test test-engines test-kubernetes test-launches check bench \
+	bench-interleave fuzz clean
 
 venv: $(INSTALLED)
 
@@ -47,6 +48,10 @@ fuzz: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+# Half an hour, and root: four hosts behind limited links.
+bench-interleave: $(INSTALLED) .venv/.debian
+	$(BIN)/python -m benchmarks.interleave
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

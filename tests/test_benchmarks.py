@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import recovery, steps
+from benchmarks import interleave, recovery, steps
+from benchmarks.interleave_job import Found
+from benchmarks.interleave_wire import Account, Seen, account
 from benchmarks.table import markdown, rows_of, table
+from tests.hosts.needs import needs_hosts
 
 ROOT = Path(__file__).parent.parent
 RUN_S_MAX = 100.0
@@ -60,6 +63,51 @@ def test_a_killed_rank_comes_back() -> None:
     (kill,) = found["kills"]
     assert found["median_s"]["back"] == kill["back"] > 0
     assert 0 < kill["detected"] <= kill["decided"] <= kill["loaded"]
+
+
+@needs_hosts
+def test_interleave(tmp_path: Path) -> None:
+    options = ["--steps", "4", "--warm-up", "2", "--rounds", "1", "--idle-s", "0.3"]
+    options += ["--machines", "2", "--loads", "0.5", "--schemes", "none,off"]
+    found = run(tmp_path, "interleave", *options)
+    (case,) = found["cases"]
+    none, off = case["schemes"]["none"], case["schemes"]["off"]
+    assert none["step_s"] > 0 and none["steps"] == off["steps"] == 4
+    assert none["training_bytes"] > 1e6
+    assert none["copies_bytes"] == 0 < off["copies_bytes"]
+    assert case["sent_bytes"] == pytest.approx(
+        0.15 * found["link_bytes_per_s"], rel=0.1
+    )
+
+
+def test_copies_are_told_from_training_on_the_wire() -> None:
+    """Two bursts of training, half a second apart; one copy between, one in one."""
+    training = [(at, 7000, True) for at in (0.1, 0.104, 0.108, 0.6, 0.604)]
+    copies = [(0.3, 50, True), (0.106, 50, True), (0.3, 50, False)]
+    frames = [Seen(at, 1500, port, leaves) for at, port, leaves in training + copies]
+    seen = account(sorted(frames, key=lambda f: f.at_s), {50}, from_s=0.0, until_s=1.0)
+    assert seen.idle_s == pytest.approx(1.0 - 0.008 - 0.004)
+    assert (seen.copies_bytes, seen.training_bytes) == (3000, 7500)
+    assert seen.idle_share == 0.5
+    late = account(frames, {50}, from_s=0.7, until_s=1.0)
+    assert (late.copies_bytes, late.idle_share) == (0, None)
+
+
+def test_a_scheme_that_is_slow_in_every_second_step_shows_in_the_mean() -> None:
+    def job(steps_s: list[float]) -> Found:
+        wire = Account(
+            took_s=1.0, idle_s=0.5, training_bytes=9, copies_bytes=9, idle_share=0.8
+        )
+        return Found(steps_s=steps_s, captured=2, blocked_s=0.1, wire=wire, took_s=9.0)
+
+    found = {"none": [job([1.0] * 4)], "twinstep": [job([1.0, 1.0, 1.0, 2.0])] * 2}
+    case = interleave.case(0.9, 100, {**found, "naive": []})
+    ours = case["schemes"]["twinstep"]
+    assert (ours["step_ratio"], ours["mean_ratio"], ours["steps"]) == (1.0, 1.25, 8)
+    assert case["every_steps"] == ours["every_steps"] == 2.0
+    assert set(case["schemes"]) == {"none", "twinstep"}
+    shape = {"style": "ddp", "link_bytes_per_s": 1e6, "idle_s": 0.3}
+    assert interleave.table({**shape, "cases": [case]}).row_count == 2
 
 
 def result_of_a_run() -> dict[str, Any]:

@@ -117,6 +117,54 @@ def test_a_host_that_loses_power_loses_all_that_ran_on_it(network: Network) -> N
         time.sleep(0.01)
 
 
+def seconds_to_send(network: Network, source: int, target: int, *, size: int) -> float:
+    """How long a plain connection takes for so many bytes."""
+    with network.entered(target):
+        listener = socket.create_server((network.address(target), PORT))
+    with network.entered(source):
+        sender = socket.create_connection((network.address(target), PORT), timeout=20)
+    receiver, _ = listener.accept()
+    with listener, sender, receiver:
+        began_s = time.monotonic()
+        sender.sendall(bytes(size))
+        sender.shutdown(socket.SHUT_WR)
+        while receiver.recv(65536):
+            pass
+        return time.monotonic() - began_s
+
+
+def test_a_limited_cable_is_slow_in_both_directions(network: Network) -> None:
+    size, least_s = 300_000, 0.9 * 300_000 * 8 / 8_000_000  # less what a burst is
+    network.limit(2, 8_000_000)
+    assert seconds_to_send(network, 1, 2, size=size) > least_s
+    assert seconds_to_send(network, 2, 1, size=size) > least_s
+    assert seconds_to_send(network, 1, 3, size=size) < least_s, "not others' cables"
+    network.limit(2, 1_000_000_000)
+    assert seconds_to_send(network, 1, 2, size=size) < least_s
+    assert seconds_to_send(network, 2, 1, size=size) < least_s
+
+
+@pytest.mark.parametrize("bands", [False, True])
+def test_low_priority_waits_only_where_there_are_bands(
+    network: Network, bands: bool
+) -> None:
+    network.limit(1, 1_000_000, bands=bands)
+    with network.entered(2):
+        there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with network.entered(1):
+        here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with there, here:
+        there.settimeout(10)
+        there.bind((network.address(2), PORT))
+        for priority, count in ((1, 40), (0, 1)):
+            here.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
+            for _ in range(count):
+                here.sendto(bytes([priority]) + bytes(1000), (network.address(2), PORT))
+        arrived = [there.recv(2000)[0] for _ in range(41)]
+    last = arrived.index(0) == 40
+    assert last != bands, arrived
+
+
 def marked(mark: str) -> list[int]:
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/environ"):

@@ -82,13 +82,19 @@ class Hosts:
     """Hosts for one job. Raises: UsageError when there can be none here."""
 
     def __init__(
-        self, *, kv: str = "embedded", replacements: int, wrong_clocks: bool = False
+        self,
+        *,
+        kv: str = "embedded",
+        replacements: int,
+        wrong_clocks: bool = False,
+        settings: Path = CONFIG,
     ) -> None:
         why_not = missing()
         if why_not:
             raise UsageError(why_not)
         self._wrong_clocks = wrong_clocks
         self._kv, self._replacements = kv, replacements
+        self._settings = settings
         self._stack = ExitStack()
         self.network: Network | None = None
         self.etcd: Members | None = None
@@ -133,7 +139,7 @@ class Hosts:
         self._trust = Trust(token_file=str(token))
         config = self._sockets / "config.toml"
         words = f'\n[trust]\ntoken_file = "{token}"\n'
-        config.write_text(CONFIG.read_text() + words)
+        config.write_text(self._settings.read_text() + words)
         return config
 
     def _start_store(self, hosts: Sequence[int]) -> str:

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Self, final
 
 from twinstep.demo.hosts.links import Links, port, relayed
+from twinstep.demo.hosts.rates import shaping
 from twinstep.demo.hosts.relay import Wrong
 from twinstep.errors import UsageError
 
@@ -42,6 +43,7 @@ COMMANDS = {
     "ip": "iproute2",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "tc": "iproute2",
     "unshare": "util-linux",
 }
 """What is called, and the Debian package that has it."""
@@ -116,6 +118,7 @@ class Network:
         self._names.with_suffix(".only").write_text("passwd: files\nhosts: files\n")
         self._spaces: dict[int, int] = {}
         self._relays: dict[int, subprocess.Popen[bytes]] = {}
+        self._limited: set[int] = set()
         try:
             for host in (SWITCH, *self.hosts):
                 self._spaces[host] = _new_namespace()
@@ -216,6 +219,19 @@ class Network:
         if not said:
             raise UsageError(f"the relay of host {host} ended by itself, see above")
         return int(said)
+
+    def limit(self, host: int, bits_per_s: int, *, bands: bool = False) -> None:
+        """A host's cable carries so much in each direction from now on, frames and
+        their heads together; what a socket gets of it is 4 or 5 % less.
+
+        `bands`: frames of a low SO_PRIORITY let the host's others go first.
+        Raises: UsageError when the kernel has no htb."""
+        anew = host in self._limited
+        own, far = shaping("eth0", bits_per_s, bands=bands, anew=anew), port(host)
+        self._run(host, ["tc", "-batch", "-"], "\n".join(own) + "\n")
+        lines = shaping(far, bits_per_s, bands=False, anew=anew)
+        self._run(SWITCH, ["tc", "-batch", "-"], "\n".join(lines) + "\n")
+        self._limited.add(host)
 
     # How it is made.
 
