@@ -4,6 +4,11 @@ Ranks are forked from a warm process, which has imported the frameworks before i
 needed, or started plainly. Their output goes to the agent's, each line with its rank
 before it, and the last lines are kept for a report. Everybody is gone before the next
 round begins; a rank that was stopped by a signal dies of SIGKILL all the same.
+
+A warm process that still imports hears nothing, for as long as a minute where modules
+come over a network. Its ranks wait here until it is ready, so that a round that ends
+meanwhile can take them back: a machine that has yet to start its first rank has
+nothing to end, and must not be taken for one that does not stop.
 """
 
 from __future__ import annotations
@@ -77,6 +82,9 @@ class Crew:
         self._requests = 0
         self._round = 0
         self._members: dict[int, _Member] = {}  # by request
+        self._waiting: list[tuple[Fork, list[int]]] = []
+        """Ranks, with the ends of pipes for their output, that a warm process is asked
+        for when it is ready. Invariant: at most one for each rank of the machine."""
         self._stopping = False
         self.is_warm = not job.warm
         """Ranks can be started without waiting for imports, as far as that goes."""
@@ -136,15 +144,31 @@ class Crew:
             folder=self._command.folder,
             environment=environment,
         )
-        try:
-            self._ranks.start(fork, stdout=ends[0], stderr=ends[1])
-        finally:
+        self._waiting.append((fork, ends))
+        if self.is_warm:
+            self._fork_waiting()
+
+    def _fork_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for fork, ends in waiting:
+            try:
+                self._ranks.start(fork, stdout=ends[0], stderr=ends[1])
+            finally:
+                for end in ends:
+                    os.close(end)
+
+    def _take_back_waiting(self, reason: str) -> None:
+        """Ranks that nobody was asked for yet will never be."""
+        waiting, self._waiting = self._waiting, []
+        for fork, ends in waiting:
             for end in ends:
                 os.close(end)
+            self._ended(self._members[fork.request], -signal.SIGKILL, reason)
 
     def stop(self) -> None:
         """Every rank is killed; `gone` tells when nobody is left."""
         self._stopping = True
+        self._take_back_waiting("")
         for member in self._members.values():
             if member.pid and not member.ended:
                 self._ranks.signal(member.pid, signal.SIGKILL)
@@ -161,6 +185,8 @@ class Crew:
     def close(self) -> None:
         """No rank is left, and no warm process."""
         self._loop.remove_reader(self._ranks.fileno())
+        self._stopping = True
+        self._take_back_waiting("")
         for member in self._members.values():
             self._drain(member)
         self._ranks.close()
@@ -185,6 +211,7 @@ class Crew:
                     self._renew()
                 case Ready(failed=failed, threads=threads):
                     self.is_warm = True
+                    self._fork_waiting()
                     if threads > 1:
                         print(
                             f"twinstep: {self._name}: a module of `preload` left "
@@ -209,6 +236,7 @@ class Crew:
         """The warm process is gone: its ranks die with it, another takes its place."""
         old = self._ranks
         self._loop.remove_reader(old.fileno())
+        self._take_back_waiting("the warm process ended")
         for member in self._members.values():
             self._ended(member, -signal.SIGKILL, "the warm process ended")
         old.close()
