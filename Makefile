@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .PHONY: venv demo test test-engines test-kubernetes test-launches check bench \
-	bench-interleave fuzz clean
+	bench-interleave fuzz fuzz-live clean
 
 venv: $(INSTALLED)
 
@@ -45,6 +45,10 @@ SECONDS ?= 60
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet 'atheris>=3.0' || true
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+
+# A whole job under attack, by strangers and by a machine of its own.
+fuzz-live: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.run --live --seconds $(SECONDS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -4,6 +4,9 @@ With atheris (pip install 'twinstep[fuzz]') inputs follow the branches that they
 without it, or with --no-atheris, they are changed at random from the kept ones. Each
 target has a process of its own and an equal share of the time. An input that breaks a
 promise is left in tests/fuzz/corpus/TARGET/, from where the normal suite repeats it.
+
+With --live a whole job trains for about so long while attackers work on its agents
+(attack.py).
 """
 
 from __future__ import annotations
@@ -28,8 +31,13 @@ def main() -> int:
     parser.add_argument("--target", default="", help="one only; else all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-atheris", action="store_true")
+    parser.add_argument("--live", action="store_true", help="attack a whole job")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.live:
+        from tests.fuzz.attack import trial_of
+
+        return trial_of(seconds=asked.seconds, seed=asked.seed)
     if asked.here:
         return fuzz(asked)
     from tests.fuzz.targets import TARGETS
@@ -76,11 +84,8 @@ def follow_branches(asked: argparse.Namespace) -> int:
         from tests.fuzz.mutate import mutated
         from tests.fuzz.targets import TARGETS, kept
     target = TARGETS[asked.target]
-    started_s, count = time.monotonic(), 0
 
     def feed(data: bytes) -> None:
-        nonlocal count
-        count += 1
         try:
             target.feed(data)
         except Exception as error:
@@ -98,13 +103,9 @@ def follow_branches(asked: argparse.Namespace) -> int:
             (Path(folder) / str(index)).write_bytes(data)
         words = [sys.argv[0], folder, f"-max_total_time={asked.seconds}"]
         words += [f"-max_len={INPUT_BYTES_MAX}", f"-seed={asked.seed or 1}"]
-        words += ["-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={folder}/"]
+        words += ["-verbosity=0", "-print_final_stats=1", f"-artifact_prefix={folder}/"]
         atheris.Setup(words, feed, custom_mutator=change)
-        try:
-            atheris.Fuzz()  # does not return: it ends the process
-        finally:
-            seconds = time.monotonic() - started_s
-            print(f"{asked.target}: {count} inputs in {seconds:.0f} s", flush=True)
+        atheris.Fuzz()  # does not return: it says how much it did, and ends the process
     return 0
 
 
