@@ -48,6 +48,7 @@ from twinstep.errors import UsageError
 LOADS = (0.5, 0.9, 1.5)
 PLAIN_BYTES = 20_000_000
 PLAIN_PORT = 4712
+TABLE_WIDTH = 120
 CANNOT = 2
 """The status that says that it cannot be done here."""
 
@@ -246,7 +247,10 @@ def main() -> int:
         print(f"this benchmark cannot run here: {error}", file=sys.stderr)
         return CANNOT
     with contextlib.suppress(BrokenPipeError):
-        Console().print(table(result))
+        console = Console()
+        if not console.is_terminal:  # a file is as wide as it has to be
+            console = Console(width=TABLE_WIDTH)
+        console.print(table(result))
     return 0
 
 

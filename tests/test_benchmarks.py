@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import interleave, recovery, steps
+from benchmarks import interleave, recovery, shared_link, steps
 from benchmarks.interleave_job import Found
 from benchmarks.interleave_wire import Account, Seen, account
 from benchmarks.table import markdown, rows_of, table
@@ -78,6 +78,17 @@ def test_interleave(tmp_path: Path) -> None:
     assert case["sent_bytes"] == pytest.approx(
         0.15 * found["link_bytes_per_s"], rel=0.1
     )
+
+
+@needs_hosts
+def test_shared_link(tmp_path: Path) -> None:
+    rows = run(tmp_path, "shared_link", "--repeats", "1")
+    assert len(rows) == len(shared_link.WAYS) * len(shared_link.PIECES)
+    for row in rows:
+        # The kernel has a large buffer's piece at once; the wire has it no sooner than
+        # the cable lets it.
+        least_s = row["piece_bytes"] * 8 / shared_link.BITS_PER_S
+        assert not row["waits"] or row["send_s"] > 0.7 * least_s, row
 
 
 def test_copies_are_told_from_training_on_the_wire() -> None:
