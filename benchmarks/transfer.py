@@ -234,7 +234,7 @@ def run_target(
     chunk: int,
 ) -> None:
     limits = config.Transfer(chunk_bytes=chunk)
-    slot = Slot.create(shard=0, slot=1, capacity_bytes=size)
+    slot = Slot.create("twinstep-0-1", capacity_bytes=size)
     target = Target(sock, slot, limits=limits)
     for kind, connection in proved_target(sockets, known).items():
         target.proved[kind] = TcpChannel(
@@ -258,7 +258,7 @@ def run_source(
 ) -> dict[str, list[float]]:
     """Returns the GB/s of each way in each repeat; one before them is not counted."""
     limits = config.Transfer(chunk_bytes=chunk)
-    slot = Slot.create(shard=0, slot=0, capacity_bytes=size)
+    slot = Slot.create("twinstep-0-0", capacity_bytes=size)
     noise = os.urandom(1 << 20)
     for at in range(0, slot.size, len(noise)):
         slot.view[at : at + len(noise)] = noise[: slot.size - at]

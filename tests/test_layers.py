@@ -40,6 +40,7 @@ LAYERS = (
     "adapters",
     "last_word",
     "arriving",
+    "pulsing",
     "loading",
     "session",
     "jobs",

@@ -12,6 +12,7 @@ from twinstep.agent import messages as say
 from twinstep.environment import RankPlace
 from twinstep.errors import NoCopyLeft, ProtocolError
 from twinstep.loading import ATTEMPTS_MAX, load
+from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot
 from twinstep.transfer.sender import hash_copy
 
@@ -62,7 +63,7 @@ def content(seed: int) -> bytes:
 
 def copy(shard: int, *, bad_byte: int = -1, source: str = "own memory"):
     """A slot with a copy in it; one byte of it was flipped since."""
-    slot = Slot.create(shard=shard, slot=0, capacity_bytes=SIZE)
+    slot = Slot.create(f"twinstep-{shard}-0", capacity_bytes=SIZE)
     slot.view[:SIZE] = content(shard)
     digests = hash_copy(slot.view, SIZE, CHUNK)
     if bad_byte >= 0:
@@ -86,14 +87,14 @@ def welcome(*copies: Any, step: int = 7, may_share: bool = True):
 
 def test_at_step_0_there_is_nothing_to_load() -> None:
     adapter, peer = Adapter(), Agent(welcome(step=0, may_share=False))
-    assert load(peer, adapter, PLACE) == 0
+    assert load(peer, adapter, PLACE, OwnPulse(print)) == 0
     assert adapter.restored == [] and not adapter.shared
     assert peer.heard == [say.Hello(rank=1, round=3, pid=0)]
 
 
 def test_verified_copies_become_live_state_own_first() -> None:
     adapter, peer = Adapter(), Agent(welcome(copy(1), copy(4), copy(5)))
-    assert load(peer, adapter, PLACE) == 7
+    assert load(peer, adapter, PLACE, OwnPulse(print)) == 7
     assert adapter.restored == [content(1), content(4), content(5)]
     assert adapter.shared
     restored = peer.heard[-1]
@@ -107,7 +108,7 @@ def test_a_flipped_byte_is_named_by_its_chunk_and_the_next_copy_is_used(
 ) -> None:
     bad = copy(1, bad_byte=bad_byte, source="memory of m3")
     adapter, peer = Adapter(), Agent(welcome(bad), welcome(copy(1)))
-    assert load(peer, adapter, PLACE) == 7
+    assert load(peer, adapter, PLACE, OwnPulse(print)) == 7
     (_, named, restored) = peer.heard
     assert named == say.BadCopy(
         rank=1,
@@ -123,7 +124,7 @@ def test_a_flipped_byte_is_named_by_its_chunk_and_the_next_copy_is_used(
 
 def test_a_bad_shared_copy_is_found_as_well() -> None:
     peer = Agent(welcome(copy(1), copy(4, bad_byte=CHUNK)), welcome(copy(1), copy(4)))
-    assert load(peer, Adapter(), PLACE) == 7
+    assert load(peer, Adapter(), PLACE, OwnPulse(print)) == 7
     assert (peer.heard[1].shard, peer.heard[1].chunk) == (4, 1)
 
 
@@ -131,7 +132,7 @@ def test_names_and_values_are_not_read_from_bytes_that_are_bad() -> None:
     adapter = Adapter()
     words = [welcome(copy(1, bad_byte=100)) for _ in range(ATTEMPTS_MAX)]
     with pytest.raises(NoCopyLeft, match=f"rank 1: {ATTEMPTS_MAX} copies"):
-        load(Agent(*words), adapter, PLACE)
+        load(Agent(*words), adapter, PLACE, OwnPulse(print))
     assert adapter.restored == []
 
 
@@ -144,25 +145,25 @@ def test_a_corrupt_copy_explains_a_restore_that_fails() -> None:
     broken.restore = fails  # type: ignore[method-assign]
     bad = welcome(copy(1, bad_byte=3 * CHUNK))
     with pytest.raises(ValueError, match="nonsense"):
-        load(Agent(bad, welcome(copy(1))), broken, PLACE)
+        load(Agent(bad, welcome(copy(1))), broken, PLACE, OwnPulse(print))
     peer = Agent(welcome(copy(1, bad_byte=3 * CHUNK)), welcome(copy(1)))
-    assert load(peer, adapter, PLACE) == 7
+    assert load(peer, adapter, PLACE, OwnPulse(print)) == 7
     assert isinstance(peer.heard[1], say.BadCopy)
 
 
 def test_a_copy_of_another_step_is_refused() -> None:
     with pytest.raises(ProtocolError, match="a copy of step 6, not 7"):
-        load(Agent(welcome(copy(1))), Adapter(step=6), PLACE)
+        load(Agent(welcome(copy(1))), Adapter(step=6), PLACE, OwnPulse(print))
 
 
 def test_any_other_word_than_welcome_is_refused() -> None:
     word = say.Capture(round=3, step=7, capture=False, keep=0)
     with pytest.raises(ProtocolError, match="said Capture, not Welcome"):
-        load(Agent((word, [])), Adapter(), PLACE)
+        load(Agent((word, [])), Adapter(), PLACE, OwnPulse(print))
 
 
 def test_no_descriptor_stays_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     peer = Agent(welcome(copy(1, bad_byte=CHUNK)), welcome(copy(1), copy(4)))
-    load(peer, Adapter(), PLACE)
+    load(peer, Adapter(), PLACE, OwnPulse(print))
     assert len(os.listdir("/proc/self/fd")) == before

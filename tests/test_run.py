@@ -14,10 +14,12 @@ from tests.trial import (
     WORKLOADS,
     Trial,
     machine_of,
+    pulse_of,
     trial,
     undisturbed,
 )
 from twinstep import inject
+from twinstep.schedule.pulse import last_step, read
 
 __all__ = ["trial"]
 
@@ -45,9 +47,18 @@ def ends_with_the_same_bits(trial: Trial, *, ranks: int = 2) -> None:
 
 def test_a_killed_rank_comes_back_from_own_memory(trial: Trial) -> None:
     start(trial)
-    inject.kill_rank(trial.status(step=10, ranks=2), 1)
+    status = trial.status(step=10, ranks=2)
+    page = pulse_of(status, 1)
+    seen = last_step(page)
+    assert seen is not None
+    assert seen.fed and seen.operations, "its agent sees no collectives"
+    inject.kill_rank(status, 1)
     recovery = trial.recovered(1)
+    left = read(page)
     assert recovery.kind == "rank" and "rank 1" in recovery.reason
+    anew = read(pulse_of(trial.status(step=recovery.step, ranks=2), 1))
+    assert left is not None and anew is not None
+    assert anew.began_ns > left.began_ns, "a new round has a new page"
     assert recovery.step >= 10 and recovery.steps_lost <= 1
     assert recovery.source == "own memory"
     ends_with_the_same_bits(trial)

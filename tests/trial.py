@@ -7,6 +7,7 @@ it are found wherever they hang, and nobody else's are touched.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import signal
@@ -193,6 +194,16 @@ def trial() -> Iterator[Trial]:
 
 def rank_pids(status: Status) -> dict[int, int]:
     return {r: pid for machine in status.machines for r, pid in machine.ranks.items()}
+
+
+def pulse_of(status: Status, rank: int) -> memoryview:
+    """The page that the rank shares with its agent, as the rank has it."""
+    for descriptor in Path(f"/proc/{rank_pids(status)[rank]}/fd").iterdir():
+        if "memfd:twinstep-pulse" in os.readlink(descriptor):
+            with descriptor.open("rb") as page:
+                mapping = mmap.mmap(page.fileno(), 0, access=mmap.ACCESS_READ)
+                return memoryview(mapping)
+    raise AssertionError(f"rank {rank} has no pulse")
 
 
 def machine_of(status: Status, rank: int) -> str:

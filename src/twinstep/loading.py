@@ -16,6 +16,7 @@ from twinstep.agent.tether import Tether
 from twinstep.capture.snapshot import StateAdapter
 from twinstep.environment import RankPlace
 from twinstep.errors import Corrupt, NoCopyLeft, ProtocolError
+from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot, adopt
 from twinstep.transfer.sender import verify_copy
 
@@ -25,8 +26,12 @@ the round long before when somebody is to blame."""
 ATTEMPTS_MAX = 64
 
 
-def load(tether: Tether, adapter: StateAdapter, place: RankPlace) -> int:
+def load(
+    tether: Tether, adapter: StateAdapter, place: RankPlace, pulse: OwnPulse
+) -> int:
     """Returns the step that the live state has now; 0 when there is nothing to load.
+
+    `pulse` has the page that came beside the agent's welcome, if one did.
 
     Raises: NoCopyLeft when no attempt gave good bytes; StateError when the state does
         not fit the live objects."""
@@ -37,10 +42,13 @@ def load(tether: Tether, adapter: StateAdapter, place: RankPlace) -> int:
             raise ProtocolError(f"the agent said {type(welcome).__name__}, not Welcome")
         if not welcome.may_share:
             adapter.unshare()
+        descriptors = tether.take(len(welcome.slots) + welcome.pulse)
+        if welcome.pulse:
+            pulse.adopt(descriptors.pop())
         if welcome.step == 0:
             return 0
         began_s = time.perf_counter()
-        slots = [adopt(fd) for fd in tether.take(len(welcome.slots))]
+        slots = [adopt(fd) for fd in descriptors]
         try:
             _load(adapter, welcome, slots)
         except _Bad as bad:

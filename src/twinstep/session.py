@@ -45,6 +45,7 @@ from twinstep.capture.snapshot import (
 from twinstep.environment import RankPlace, launch, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
+from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot, adopt
 
 CONNECT_S_MAX = 30.0
@@ -99,6 +100,7 @@ class Session:
                 "Session(model=..., optimizer=..., loader=...), or close() the first"
             )
         self._adapter: StateAdapter = adapter_for(objects)
+        self._pulse = OwnPulse(self._say)
         self._tether: Tether | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -132,13 +134,14 @@ class Session:
             self._tether, self._place = reached
             if self._launch:  # nobody else sees how such a rank ends
                 atexit.register(self._exits)
-            step = load(self._tether, self._adapter, self._place)
+            step = load(self._tether, self._adapter, self._place, self._pulse)
             self._thread = threading.Thread(
                 target=self._listen, name="twinstep-twin", daemon=True
             )
             self._thread.start()
         self._unfence = self._adapter.fence(self.fence)
         self._standing = _Standing(step=step, held=None, closed=True)
+        self._pulse.step_begins(step, self._adapter)
         return step
 
     def after_step(self, step: int) -> None:
@@ -162,6 +165,7 @@ class Session:
         with self._changed:
             self._standing = _Standing(step=step, held=held)
         self._steps += 1
+        self._pulse.step_begins(step, self._adapter)
         if self._place is not None:
             self._send(
                 say.Reached(rank=self._place.rank, round=self._place.round, step=step)
@@ -204,6 +208,7 @@ class Session:
             return
         _present.remove(self)
         self.fence()
+        self._pulse.close()
         if self._unfence is not None:
             self._unfence()
         if self._tether is not None and self._place is not None:
@@ -213,9 +218,7 @@ class Session:
             self._tether.close()
         if self._thread is not None:
             self._thread.join(timeout=CONNECT_S_MAX)
-        for slot in self._slots.values():
-            slot.close()
-        self._slots.clear()
+        self._give_up_slots()
 
     def __enter__(self) -> Session:
         return self
@@ -248,11 +251,10 @@ class Session:
     def _lay_out(self) -> None:
         assert self._place is not None
         place = self._place
-        layout = self._adapter.layout()
+        self._layout = layout = self._adapter.layout()
         self._shared_range = cut(
             layout.shared_bytes, parts=place.ranks_per_machine, index=place.local_rank
         )
-        self._layout = layout
         message = say.Layout(
             rank=place.rank,
             round=place.round,
@@ -297,8 +299,7 @@ class Session:
     def _hear(self, tether: Tether, message: say.ToRank) -> None:
         match message:
             case say.Slots():
-                for slot in self._slots.values():
-                    slot.close()
+                self._give_up_slots()
                 descriptors = tether.take(len(message.slots))
                 self._chunk_bytes = message.chunk_bytes
                 self._slots = {
@@ -312,15 +313,17 @@ class Session:
                 self._layout = None
                 self._say(message.reason)
             case say.Fail():
-                slots, self._slots = self._slots, {}
-                for slot in slots.values():
-                    slot.close()
+                self._give_up_slots()
                 self._say(message.reason)
             case say.Admit():
                 pass  # said once, before there was a session
             case say.Welcome():
-                for slot in tether.take(len(message.slots)):
-                    adopt(slot).close()
+                tether.leave(len(message.slots) + message.pulse)
+
+    def _give_up_slots(self) -> None:
+        for slot in self._slots.values():
+            slot.close()
+        self._slots = {}
 
     def _capture(self, answer: say.Capture) -> None:
         """Copies the state into its slots, if it still stands at the step."""
@@ -347,13 +350,10 @@ class Session:
             self._captured += 1
             told = {shard: digests.shared for shard, _ in self._slots if shard != rank}
             told[rank] = digests.own
-            captured = say.Captured(
-                rank=rank,
-                round=round,
-                step=answer.step,
-                digests={shard: each for shard, each in told.items() if each},
+            told = {shard: each for shard, each in told.items() if each}
+            self._send(
+                say.Captured(rank=rank, round=round, step=answer.step, digests=told)
             )
-            self._send(captured)
             return
         self._skipped += 1
         skipped = say.Skipped(rank=rank, round=round, step=answer.step, reason=reason)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,40 +10,17 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.adapters.ranks import run_ranks
 from tests.adapters.small_runs import Net, Slots
 from twinstep.adapters.torch import TorchState
 from twinstep.capture.manifest import read_manifest
 from twinstep.capture.snapshot import cut
 from twinstep.errors import StateError
 
-ROOT = Path(__file__).parents[2]
-WORLD = 2
-
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks_go_on_alike(kind: str, tmp_path: Path) -> None:
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
-    command = [sys.executable, "-m", "tests.adapters.distributed_run", kind]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(WORLD), str(tmp_path)],
-            env=settings,
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=90)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    for rank, output in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, output
-        assert output.endswith("ok\n"), output
+    run_ranks("distributed_run", kind, folder=tmp_path, seconds_max=90)
 
 
 @pytest.fixture

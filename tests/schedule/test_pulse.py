@@ -68,7 +68,7 @@ def test_a_rank_is_busy_between_start_and_end() -> None:
     )
 
 
-def test_an_operation_that_spans_two_steps_belongs_to_both() -> None:
+def test_an_operation_that_spans_two_steps_is_counted_in_the_first() -> None:
     buffer = blank()
     pulse = Pulse(buffer)
     pulse.step_begins(0, 10)
@@ -78,12 +78,22 @@ def test_an_operation_that_spans_two_steps_belongs_to_both() -> None:
     assert seen is not None
     assert beat is not None
     assert seen.operations == ((15, 20),)
-    assert (beat.started, beat.ended) == (1, 0)
+    assert (beat.started, beat.ended, beat.carried, beat.busy) == (0, 0, 1, True)
+    other = pulse.starts(22)
     pulse.ends(token, 25)
+    pulse.ends(other, 27)
+    beat = read(buffer)
+    assert beat is not None
+    assert not beat.busy
     pulse.step_begins(2, 30)
     seen = last_step(buffer)
     assert seen is not None
-    assert seen.operations == ((20, 25),)
+    assert seen.operations == ((22, 27),)
+    assert seen.carried_ns == 25
+    pulse.step_begins(3, 40)
+    seen = last_step(buffer)
+    assert seen is not None
+    assert seen.carried_ns == 0
 
 
 def test_an_operation_that_never_ends_is_lost_after_a_whole_step() -> None:
@@ -94,9 +104,11 @@ def test_an_operation_that_never_ends_is_lost_after_a_whole_step() -> None:
     pulse.step_begins(1, 20)
     assert pulse.open == 1
     pulse.step_begins(2, 30)
-    beat = read(buffer)
+    beat, seen = read(buffer), last_step(buffer)
     assert beat is not None
     assert not beat.busy
+    assert seen is not None
+    assert seen.carried_ns == 30
     assert pulse.open == 0
     pulse.ends(token, 35)
     assert read(buffer) == beat

@@ -31,7 +31,7 @@ def descriptors() -> set[str]:
 
 
 def test_a_slot_is_whole_pages_named_and_touched() -> None:
-    slot = Slot.create(shard=5, slot=1, capacity_bytes=3 * PAGE + 1)
+    slot = Slot.create("twinstep-5-1", capacity_bytes=3 * PAGE + 1)
     assert slot.size == 4 * PAGE == len(slot.view)
     assert "twinstep-5-1" in os.readlink(f"/proc/self/fd/{slot.fd}")
     # Blocks of 512 bytes: the memory is there, before anything was written.
@@ -53,14 +53,14 @@ def test_a_slot_is_touched_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
             super().madvise(option, *span)
 
     monkeypatch.setattr(memory.mmap, "mmap", Mapping)
-    slot = Slot.create(shard=0, slot=0, capacity_bytes=5 * PAGE)
+    slot = Slot.create("twinstep-0-0", capacity_bytes=5 * PAGE)
     assert steps == [(0, 2 * PAGE), (2 * PAGE, 2 * PAGE), (4 * PAGE, PAGE)]
     assert os.fstat(slot.fd).st_blocks * 512 >= slot.size
     slot.close()
 
 
 def test_two_holders_see_the_same_bytes() -> None:
-    slot = Slot.create(shard=0, slot=0, capacity_bytes=PAGE)
+    slot = Slot.create("twinstep-0-0", capacity_bytes=PAGE)
     slot.view[:5] = b"state"
     other = memory.adopt(os.dup(slot.fd))
     assert other.view[:5] == b"state", "adopting must not clear what is there"
@@ -72,7 +72,7 @@ def test_two_holders_see_the_same_bytes() -> None:
 
 
 def test_no_holder_can_cut_a_slot_under_another() -> None:
-    slot = Slot.create(shard=0, slot=0, capacity_bytes=4 * PAGE)
+    slot = Slot.create("twinstep-0-0", capacity_bytes=4 * PAGE)
     for size in (0, PAGE, 8 * PAGE):
         with pytest.raises(PermissionError):
             os.ftruncate(slot.fd, size)
@@ -97,7 +97,7 @@ def test_a_descriptor_that_could_shrink_is_not_adopted(tmp_path: Path) -> None:
 
 
 def test_closing_while_somebody_reads_is_safe() -> None:
-    slot = Slot.create(shard=0, slot=0, capacity_bytes=PAGE)
+    slot = Slot.create("twinstep-0-0", capacity_bytes=PAGE)
     slot.view[:3] = b"abc"
     reader = slot.view[:3]
     slot.close()
@@ -152,10 +152,10 @@ def test_when_the_kernel_says_no_nothing_is_kept(
 ) -> None:
     before, create, made = descriptors(), Slot.create, []
 
-    def third_fails(**options: int) -> Slot:
+    def third_fails(name: str, **options: int) -> Slot:
         if len(made) == 2:
             raise OSError(12, "Cannot allocate memory")
-        made.append(create(**options))
+        made.append(create(name, **options))
         return made[-1]
 
     monkeypatch.setattr(Slot, "create", third_fails)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import twinstep.session
-from twinstep.capture.snapshot import Digests, Held, Layout
+from twinstep.capture.snapshot import Digests, Held, Layout, Told
 
 STATE_BYTES = 64 * 1024
 DIGEST_BYTES = 32
@@ -80,6 +80,9 @@ class Bytes:
 
     def shared_digest(self) -> bytes:
         return b""
+
+    def watch(self, pulse: Told, complain: Callable[[str], None]) -> Callable[[], None]:
+        return lambda: None
 
 
 class Exchange:

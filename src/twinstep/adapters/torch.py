@@ -39,6 +39,7 @@ from twinstep.capture.snapshot import (
     Layout,
     LayoutChanged,
     Piece,
+    Told,
     blank,
     clip,
     copy_hashed,
@@ -185,6 +186,15 @@ class TorchState:
                 raw = local if dense else torch_values.raw_bytes(local).cpu()
                 digest.update(_bytes_of(raw))
         return digest.digest()
+
+    def watch(self, pulse: Told, complain: Callable[[str], None]) -> Callable[[], None]:
+        """`pulse` is told of all collectives of torch.distributed, until the returned
+        function is called."""
+        if not torch.distributed.is_available():
+            return _done
+        from twinstep.adapters.torch_traffic import Traffic
+
+        return Traffic(pulse, complain).close
 
     def _current(self) -> tuple[Plan, Binding]:
         assert self._plan is not None, "layout() comes first"

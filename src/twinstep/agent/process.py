@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from twinstep import clock
-from twinstep.agent import actions as do, links, looking
+from twinstep.agent import actions as do, links, looking, messages as say
 from twinstep.agent.checkup import Checkup
 from twinstep.agent.crew import Command, Crew
 from twinstep.agent.doors import Doors
@@ -30,6 +30,7 @@ from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
 from twinstep.agent.moving import Mover
 from twinstep.agent.probes import probes_of
+from twinstep.agent.pulses import Pulses
 from twinstep.agent.rooting import Operator, Rooting
 from twinstep.agent.seat import Seat
 from twinstep.agent.transit import Transit
@@ -97,6 +98,7 @@ class Agent:
             job.health, post.folder, log=lambda text: self.log(text)
         )
         self.crew = self._crew(command)
+        self._pulses = Pulses(log=self.log)
         self.mover = Mover(
             job=job,
             name=post.job_name,
@@ -139,6 +141,11 @@ class Agent:
     @property
     def reserved_bytes(self) -> int:
         return sum(reservation.reserved_bytes for reservation in self._reservations)
+
+    @property
+    def pulses(self) -> dict[int, memoryview]:
+        """The present ranks' pages (schedule/pulse.py), of those that have one."""
+        return self._pulses.views
 
     def _crew(self, command: Command | None) -> Crew | Guests:
         if command is not None:
@@ -204,6 +211,7 @@ class Agent:
         looking.tidy(self.post.folder)
         for reservation in self._reservations:
             reservation.close()
+        self._pulses.close()
 
     def _status(self) -> int:
         return self._left.result() if self._left.done() else 1
@@ -266,6 +274,9 @@ class Agent:
         match action:
             case do.TellRank(rank=rank, message=message, slots=slots):
                 descriptors = [self._memory[where].fd for where in slots]
+                if isinstance(message, say.Welcome):
+                    message, page = self._pulses.beside(rank, message)
+                    descriptors += page
                 self.doors.tell_rank(rank, message, descriptors)
             case do.TellRoot(message=message):
                 if self.rooting.is_root:
@@ -342,9 +353,8 @@ class Agent:
     async def _reserve(self, action: do.ReserveSlots) -> None:
         """Reserves and touches slots in a thread: that takes seconds per GB."""
         limit = self.job.memory_bytes_max
-        available = (
-            min(available_bytes(), limit - self.reserved_bytes) if limit else None
-        )
+        taken = self.reserved_bytes + self._pulses.reserved_bytes
+        available = min(available_bytes(), limit - taken) if limit else None
         margin = {"margin_bytes": 0} if limit else {}
         try:
             reservation = await self.loop.run_in_executor(

@@ -1,7 +1,8 @@
 """What ranks and agents say to each other, as typed plain data.
 
 Every message carries the round it belongs to; an agent refuses those of another one.
-Over a Unix socket, where file descriptors of slots travel beside Welcome and Slots.
+Over a Unix socket, where file descriptors of slots travel beside Welcome and Slots,
+and that of the rank's pulse beside Welcome.
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ class Welcome(Message, frozen=True, kw_only=True, tag=True):
     may_share: bool
     chunk_bytes: Bytes
     slots: list[SlotInfo]
+    pulse: bool = False
+    """The last descriptor, after those of the slots, is the rank's pulse."""
 
 
 class Slots(Message, frozen=True, kw_only=True, tag=True):

@@ -67,9 +67,14 @@ class Tether:
         """Returns the descriptors that came with the last message, as its slots."""
         if len(self._descriptors) < count:
             raise ProtocolError(
-                f"the agent named {count} slots and sent {len(self._descriptors)}"
+                f"the agent named {count} descriptors and sent {len(self._descriptors)}"
             )
         return [self._descriptors.popleft() for _ in range(count)]
+
+    def leave(self, count: int) -> None:
+        """The descriptors that came with the last message are not wanted."""
+        for descriptor in self.take(count):
+            os.close(descriptor)
 
     def _read(self, count: int) -> bytes:
         parts: list[bytes] = []

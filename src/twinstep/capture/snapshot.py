@@ -86,12 +86,31 @@ class Digests(NamedTuple):
     shared: bytes = b""
 
 
+class Told(Protocol):
+    """Where an adapter tells when training uses the network (schedule/pulse.py).
+
+    Three methods, from any thread. Times in nanoseconds, by clock.monotonic_ns."""
+
+    def feeds(self, fed: bool, now_ns: int) -> None:
+        """From now on operations are told, or they no longer are."""
+        ...
+
+    def starts(self, now_ns: int) -> int:
+        """An operation is under way; returns what `ends` is told."""
+        ...
+
+    def ends(self, token: int, now_ns: int) -> None:
+        """The operation is over; nothing, when it was said already."""
+        ...
+
+
 class StateAdapter(Protocol):
     """Turns a framework's live objects into bytes and back.
 
-    Seven methods: two for size (layout, unshare), three for the way out (hold, copy,
-    fence), one for the way back, and one by which replicas are compared. hold, fence
-    and restore are called in the training thread, copy in any one other."""
+    Eight methods: two for size (layout, unshare), three for the way out (hold, copy,
+    fence), one for the way back, one by which replicas are compared, and one by which
+    copies keep out of training's way. hold, fence and restore are called in the
+    training thread, copy in any one other."""
 
     warnings: list[str]
     """What the user should know, such as why bits may differ after a restart."""
@@ -138,6 +157,13 @@ class StateAdapter(Protocol):
 
     def shared_digest(self) -> bytes:
         """xxh3-128 of the shared entries and their live bytes; b"" without any."""
+        ...
+
+    def watch(self, pulse: Told, complain: Callable[[str], None]) -> Callable[[], None]:
+        """`pulse` is told of the framework's collectives from now on, until the
+        returned function is called. Never raises, nor ends training later: what goes
+        wrong ends the feed, with one complaint. An adapter that sees no collectives
+        does nothing."""
         ...
 
 

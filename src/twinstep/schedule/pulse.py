@@ -17,9 +17,12 @@ times. Words are written one by one, each in one store: struct.pack_into would c
 them all first. That a reader sees the stores in order is what x86 promises; elsewhere
 a torn beat could pass, and one chunk would be sent or held back by mistake.
 
-An operation that is still under way when a step begins ends with the old step and
-starts with the new one. One that was so for a whole step is taken for lost, as a work
-that nobody waited for: else a page could stay busy for ever.
+An operation that is still under way when a step begins ends with the old step, for
+whoever reads it. In the new one it is *carried*: the rank is busy, but the operation is
+not counted again, so that the n-th of a step is the same one in every step, even when
+the word of the last one's end comes a moment late. One that was carried for a whole
+step is taken for lost, as a work that nobody waited for: else a page could stay busy
+for ever.
 """
 
 from __future__ import annotations
@@ -38,14 +41,15 @@ writer that was put to sleep, or died, in it disturbs all of them."""
 
 _WORD_BYTES = 8
 _MAGIC = int.from_bytes(b"TWNPULS1", "little")
-_HEAD = struct.Struct("@9Q")
+_HEAD = struct.Struct("@10Q")
 _SEQUENCE_AT = struct.Struct("@8xQ")
-_MAGIC_AT, _SEQUENCE, _TURN, _FED, _STEP, _BEGAN, _STARTED, _ENDED, _CHANGED = range(9)
+_MAGIC_AT, _SEQUENCE, _TURN, _FED, _STEP, _BEGAN = range(6)
+_STARTED, _ENDED, _CHANGED, _CARRIED = range(6, 10)
 
 # Of a half, which has one step: steps take turns in the two.
-_HALF = struct.Struct("@5Q")
-_OF_STEP, _OF_BEGAN, _OF_ENDED, _OF_STARTED, _OF_FED = range(5)
-_HALF_WORDS = 5 + 2 * OPERATIONS_MAX
+_HALF = struct.Struct("@6Q")
+_OF_STEP, _OF_BEGAN, _OF_ENDED, _OF_STARTED, _OF_FED, _OF_CARRIED = range(6)
+_HALF_WORDS = 6 + 2 * OPERATIONS_MAX
 _HALVES = 16  # in words
 
 PULSE_BYTES = -(-_WORD_BYTES * (_HALVES + 2 * _HALF_WORDS) // 4096) * 4096
@@ -53,7 +57,7 @@ PULSE_BYTES = -(-_WORD_BYTES * (_HALVES + 2 * _HALF_WORDS) // 4096) * 4096
 
 
 class Beat(NamedTuple):
-    """What a rank does now. Busy when more operations started than ended."""
+    """What a rank does now."""
 
     step: int
     """The state's step: training is on the way from it to the next."""
@@ -63,12 +67,14 @@ class Beat(NamedTuple):
     """Operations of this step."""
     changed_ns: int
     """When the last of them started or ended; when the step began, before the first."""
-    fed: bool
+    fed: bool = True
     """Somebody tells of operations; else only of steps, and silence means nothing."""
+    carried: int = 0
+    """Operations of the step before that have not ended."""
 
     @property
     def busy(self) -> bool:
-        return self.started > self.ended
+        return self.started > self.ended or self.carried > 0
 
 
 class StepSeen(NamedTuple):
@@ -79,10 +85,12 @@ class StepSeen(NamedTuple):
     ended_ns: int
     operations: tuple[tuple[int, int], ...]
     """Start and end of each, in the order of their starts, inside the step."""
-    overfull: bool
+    overfull: bool = False
     """There were more than OPERATIONS_MAX; the rest is not listed."""
-    fed: bool
+    fed: bool = True
     """Operations were told from its start to its end."""
+    carried_ns: int = 0
+    """Until when operations of the step before went on; 0 where there were none."""
 
 
 @final
@@ -110,13 +118,13 @@ class Pulse:
         self._fed = False
         self._half = _HALVES
         self._open: dict[int, int] = {}  # the place of its start in the page, or 0
-        self._carried: set[int] = set()
+        self._carried: set[int] = set()  # of the step before, and not in _open
         self._words[_MAGIC_AT] = _MAGIC
 
     @property
     def open(self) -> int:
         """Operations under way."""
-        return len(self._open)
+        return len(self._open) + len(self._carried)
 
     def feeds(self, fed: bool, now_ns: int) -> None:
         """From now on operations are told, or they no longer are: none is under way."""
@@ -124,7 +132,7 @@ class Pulse:
             self._fed = fed
             if not fed:
                 self._words[self._half + _OF_FED] = 0
-                for token in list(self._open):
+                for token in [*self._open, *self._carried]:
                     self.ends(token, now_ns)
             self._write(now_ns)
 
@@ -133,21 +141,20 @@ class Pulse:
         words = self._words
         with self._lock:
             words[_SEQUENCE] = self._sequence + 1  # here, as the halves change, too
-            for token, place in list(self._open.items()):
+            for place in self._open.values():
                 if place:
                     words[place + 1] = now_ns
-                if token in self._carried:
-                    del self._open[token]
+            if self._carried:
+                words[self._half + _OF_CARRIED] = now_ns
             words[self._half + _OF_ENDED] = now_ns
             words[self._half + _OF_STARTED] = self._started
             self._turn += 1
             self._half = half = _HALVES + self._turn % 2 * _HALF_WORDS
             words[half + _OF_STEP], words[half + _OF_BEGAN] = step, now_ns
-            words[half + _OF_FED] = self._fed
+            words[half + _OF_FED], words[half + _OF_CARRIED] = self._fed, 0
             self._started = self._ended = 0
             self._carried = set(self._open)
-            for token in self._open:
-                self._open[token] = self._list(now_ns)
+            self._open.clear()
             words[_TURN], words[_STEP], words[_BEGAN] = self._turn, step, now_ns
             self._write(now_ns)
 
@@ -163,11 +170,15 @@ class Pulse:
         """The operation is over. One that is not known, or no longer, is left out."""
         with self._lock:
             place = self._open.pop(token, None)
-            if place is None:
+            if place is not None:
+                if place:
+                    self._words[place + 1] = now_ns
+                self._ended += 1
+            elif token in self._carried:
+                self._carried.remove(token)
+                self._words[self._half + _OF_CARRIED] = now_ns
+            else:
                 return
-            if place:
-                self._words[place + 1] = now_ns
-            self._ended += 1
             self._write(now_ns)
 
     def _list(self, now_ns: int) -> int:
@@ -186,6 +197,7 @@ class Pulse:
         words[_STARTED] = self._started
         words[_ENDED] = self._ended
         words[_CHANGED] = now_ns
+        words[_CARRIED] = len(self._carried)
         words[_FED] = self._fed
         self._sequence += 2
         words[_SEQUENCE] = self._sequence
@@ -204,6 +216,7 @@ def read(buffer: memoryview) -> Beat | None:
         ended=head[_ENDED],
         changed_ns=head[_CHANGED],
         fed=bool(head[_FED]),
+        carried=head[_CARRIED],
     )
 
 
@@ -215,7 +228,9 @@ def last_step(buffer: memoryview) -> StepSeen | None:
         if head is None or head[_TURN] < 2:
             return None
         at = _WORD_BYTES * (_HALVES + (head[_TURN] - 1) % 2 * _HALF_WORDS)
-        step, began_ns, ended_ns, started, fed = _HALF.unpack_from(buffer, at)
+        step, began_ns, ended_ns, started, fed, carried_ns = _HALF.unpack_from(
+            buffer, at
+        )
         count = min(started, OPERATIONS_MAX)
         times = struct.unpack_from(f"@{2 * count}Q", buffer, at + _HALF.size)
         after = _head(buffer)
@@ -227,6 +242,7 @@ def last_step(buffer: memoryview) -> StepSeen | None:
                 operations=tuple(zip(times[::2], times[1::2], strict=True)),
                 overfull=started > OPERATIONS_MAX,
                 fed=bool(fed),
+                carried_ns=carried_ns,
             )
     return None
 

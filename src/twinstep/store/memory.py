@@ -45,11 +45,11 @@ class Slot:
         self.view = memoryview(self._mapping)
 
     @classmethod
-    def create(cls, *, shard: int, slot: int, capacity_bytes: int) -> Slot:
+    def create(cls, name: str, *, capacity_bytes: int) -> Slot:
         """Returns a new slot of at least `capacity_bytes`, all of it in memory.
 
-        Raises: OSError when the kernel has no such memory."""
-        name = f"twinstep-{shard}-{slot}"
+        `name` is what /proc shows. Raises: OSError when the kernel has no such
+        memory."""
         size = slot_bytes(capacity_bytes)
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -141,7 +141,7 @@ def reserve(
         for shard, capacity_bytes in capacities.items():
             for slot in range(SLOTS_PER_SHARD):
                 slots[shard, slot] = Slot.create(
-                    shard=shard, slot=slot, capacity_bytes=capacity_bytes
+                    f"twinstep-{shard}-{slot}", capacity_bytes=capacity_bytes
                 )
     except OSError as error:
         Reservation(slots).close()
