@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from twinstep.agent import actions as do, inventories
+from twinstep.agent import actions as do, inventories, messages as say
 from twinstep.agent.ballot import Ballot
+from twinstep.agent.begins import Begins
+from twinstep.agent.census import ROOT
 from twinstep.agent.copies import Copies
 from twinstep.agent.election import Election
 from twinstep.agent.health import StepWatch
@@ -22,7 +24,10 @@ from twinstep.agent.root import Root
 from twinstep.agent.roster import Roster
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Worker
-from twinstep.store.slots import SlotTable
+from twinstep.sim.copies import Arriving
+from twinstep.sim.ranks import SimRank
+from twinstep.sim.seat import SimSeat
+from twinstep.store.slots import SlotTable, State
 
 Mutation = Callable[[], AbstractContextManager[object]]
 
@@ -37,7 +42,8 @@ def _patched(owner: object, name: str) -> Callable[[Any], Mutation]:
             def instead(*arguments: Any, **named: Any) -> Any:
                 return bug(original, *arguments, **named)
 
-            return patch.object(owner, name, instead)
+            planted = property(instead) if isinstance(original, property) else instead
+            return patch.object(owner, name, planted)
 
         mutation.__name__ = bug.__name__
         MUTATIONS.append(mutation)
@@ -104,7 +110,62 @@ def a_holder_ignores_the_senders_keep(original, self, *, keep, **offer):
     return original(self, keep=0, **offer)
 
 
+@_patched(SimRank, "_is_late")
+def a_late_answer_for_a_skipped_step_is_acted_on(_original, self, capture):
+    return self.closed or capture.step > self.step
+
+
+@_patched(Arriving, "verify")
+def a_holder_acknowledges_before_it_has_verified(original, self, chunk, due):
+    if not original(self, chunk, due):
+        self.fail()  # found out when the sender was told already
+    return True
+
+
+@_patched(Arriving, "verify")
+def a_holder_does_not_verify(_original, self, chunk, due):
+    return True
+
+
+@_patched(Copies, "mend")
+def twins_that_are_missing_are_not_made_again(_original, self, *, keep):
+    return []
+
+
+# Slots.
+
+
+@_patched(SlotTable, "target")
+def a_slot_changes_its_writer_while_the_former_lives(original, self, shard, *, keep):
+    slot = original(self, shard, keep=keep)
+    filling = [i for i, s in enumerate(self.slots[shard]) if s.state is State.FILLING]
+    if slot is None and filling:
+        self.abandon(shard, filling[0])
+        return filling[0]
+    return slot
+
+
+@_patched(Worker, "all_quiet")
+def a_half_written_copy_is_listed(original, self, round, master_port):
+    for shard, slot, _ in self.copies.table.filling():
+        self.copies.table.written(shard, slot)
+    return original(self, round, master_port)
+
+
+@_patched(SimRank, "_is_good")
+def a_copy_is_loaded_unseen(_original, self, info):
+    return True
+
+
 # Rounds and terms.
+
+
+@_patched(Worker, "from_root")
+def answers_of_an_earlier_round_are_accepted(original, self, message):
+    old = isinstance(message, say.Answer) and message.round < self.round
+    if old and message.term == self.term:
+        return self._answer(message)
+    return original(self, message)
 
 
 @_patched(Worker, "from_root")
@@ -126,6 +187,21 @@ def a_deposed_root_stays_root(original, self, root, *, term):
     return [] if was_root and root is not None and root.machine != self.machine else (
         actions
     )  # fmt: skip
+
+
+@_patched(SimSeat, "may_decide")
+def a_root_acts_though_its_lease_may_be_over(_original, self):
+    return ROOT in self.leases
+
+
+@_patched(Begins, "holds")
+def the_plan_is_saved_after_begin_is_sent(_original, self, machine, message):
+    return False
+
+
+@_patched(Root, "_save")
+def the_plan_is_not_saved(_original, self):
+    return do.Log(text="no plan")
 
 
 @_patched(Worker, "_stop")

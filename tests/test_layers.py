@@ -96,6 +96,7 @@ PURE = (
     "trust/strangers.py",
     "agent/actions.py",
     "agent/ballot.py",
+    "agent/begins.py",
     "agent/border.py",
     "agent/requests.py",
     "agent/copies.py",

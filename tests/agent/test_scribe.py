@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -133,3 +134,19 @@ def test_it_ends_in_time_though_the_store_is_away(slow: Slow) -> None:
     started_s = time.monotonic()
     writes.close(0.2)
     assert time.monotonic() - started_s < 2.0
+
+
+def test_who_saves_is_told_once_it_is_written_or_a_newer_value_is(slow: Slow) -> None:
+    told: list[str] = []
+    writes, created = scribe(slow, [])
+    slow.lost = 10**9
+    for name in ("one", "two"):
+        then = partial(told.append, name)
+        writes.save("plan", name.encode(), created=created, then=then)
+    until(lambda: slow.under_way, "a first attempt")
+    assert told == []
+    slow.lost = 0
+    until(lambda: len(told) == 2, "both words")
+    assert sorted(told) == ["one", "two"]
+    assert slow.value("plan") == b"two"
+    writes.close(WAIT_S)

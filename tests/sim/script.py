@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from twinstep.agent.census import MACHINES
 from twinstep.sim import memory
 from twinstep.sim.agent import SimAgent
+from twinstep.sim.ranks import SimRank
 from twinstep.sim.store import PLACE
 from twinstep.sim.world import Settings, World
 from twinstep.store.slots import State
@@ -102,6 +104,15 @@ class Scene:
         if what == "rank":
             rank = self._agent_of(int(name)).ranks[int(name)]
             rank.agent.rank_died(rank)
+        elif what == "ranks":
+            for rank in self._ranks():
+                rank.agent.rank_died(rank)
+            return ["all ranks of all machines are dead"]
+        elif what == "writer":
+            while not (writing := [rank for rank in self._ranks() if rank.writing]):
+                self.world.events.next()
+            writing[0].agent.rank_died(writing[0])
+            return ["a rank is dead, and half of its step is written"]
         else:
             self.world.kill_machine(self._name(name))
         return [f"{what} {self._name(name)} is dead"]
@@ -116,6 +127,15 @@ class Scene:
         agent = self.world.agents[self._name(name)]
         agent.paused_until_s = self.world.events.now_s + float(seconds)
         return [f"{agent.name} stands still"]
+
+    def do_expire(self, name: str) -> list[str]:
+        """The store ends the lease of a machine that has done nothing wrong."""
+        self._note()
+        agent = self.world.agents[self._name(name)]
+        lease = agent.seat.leases[f"{MACHINES}{agent.name}"]
+        self.world.store.ended_early.add(lease)
+        self.world.store.ledger.leases[lease].ends_s = 0.0
+        return [f"the store has ended the lease of {agent.name}"]
 
     def do_cut(self, one: str, other: str) -> list[str]:
         self._note()
@@ -153,6 +173,10 @@ class Scene:
     def _name(self, word: str) -> str:
         root = next((n for n, a in self.world.agents.items() if a.rooting.root), "")
         return root if word == "root" else word
+
+    def _ranks(self) -> list[SimRank]:
+        agents = [agent for _, agent in sorted(self.world.agents.items())]
+        return [rank for agent in agents for rank in agent.ranks.values() if rank.alive]
 
     def _agent_of(self, rank: int) -> SimAgent:
         return next(a for a in self.world.agents.values() if rank in a.ranks)

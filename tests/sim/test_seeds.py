@@ -69,6 +69,13 @@ def test_a_failure_shrinks_to_the_faults_it_needs(monkeypatch) -> None:
     failed = run(1, faults=faults)
     assert failed.what == "AssertionError: broken on purpose"
     assert [fault.kind for fault in shrink(failed).faults] == ["reorder"]
+    report = simulate(
+        first=1, seeds=1, kinds=["reorder"], fixed={"machines": 2}, processes=1
+    )
+    (violation,) = json.loads(report.json())["violations"]
+    assert violation["again"] == (
+        "twinstep simulate --first 1 --seeds 1 --trace --machines 2 --faults reorder"
+    )
 
 
 def test_the_command_says_what_came_of_it(tmp_path: Path) -> None:

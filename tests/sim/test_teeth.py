@@ -3,12 +3,14 @@
 FOUND says which seed was the first to find each. It is tried first, to save time; when
 the simulator has changed and it finds nothing, all seeds are gone through.
 
-    python -m tests.sim.test_teeth       # searches anew, and prints JSON
+    python -m tests.sim.test_teeth --json teeth.json    # searches anew
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -17,22 +19,34 @@ from twinstep.sim.explore import run
 
 SEEDS = 1000
 FOUND = {
-    "the_slot_of_keep_is_handed_out": 35,
-    "each_machine_chooses_its_own_keep": 35,
-    "a_step_is_kept_when_one_machine_finds_it_safe": 6,
-    "a_shard_is_safe_when_its_owner_has_it": 2,
+    "the_slot_of_keep_is_handed_out": 2,
+    "each_machine_chooses_its_own_keep": 2,
+    "a_step_is_kept_when_one_machine_finds_it_safe": 0,
+    "a_shard_is_safe_when_its_owner_has_it": 0,
     "a_copy_counts_when_it_is_sent": 2,
     "a_restored_step_is_safe_at_once": 2,
     "a_holder_ignores_the_senders_keep": 2,
-    "an_older_roots_words_are_heard": 176,
-    "offers_of_an_earlier_round_are_taken": 319,
-    "a_deposed_root_stays_root": 534,
-    "slots_are_freed_while_ranks_live": 0,
+    "a_late_answer_for_a_skipped_step_is_acted_on": 21,
+    "a_holder_acknowledges_before_it_has_verified": 6,
+    "a_holder_does_not_verify": 6,
+    "twins_that_are_missing_are_not_made_again": 336,
+    "a_slot_changes_its_writer_while_the_former_lives": 15,
+    "a_half_written_copy_is_listed": 58,
+    "a_copy_is_loaded_unseen": 18,
+    "answers_of_an_earlier_round_are_accepted": 59,
+    "an_older_roots_words_are_heard": 173,
+    "a_root_acts_though_its_lease_may_be_over": 5,
+    "the_plan_is_not_saved": 1,
+    "slots_are_freed_while_ranks_live": 1,
     "acknowledgements_outlive_their_round": 2,
-    "what_was_kept_outlives_its_round": 6,
-    "the_newest_step_is_taken_whole_or_not": 2,
-    "copies_of_two_rounds_make_one_step": 237,
-    "a_hang_is_never_noticed": 67,
+    "what_was_kept_outlives_its_round": 1,
+    "the_newest_step_is_taken_whole_or_not": 1,
+    "copies_of_two_rounds_make_one_step": 321,
+    "a_hang_is_never_noticed": 3,
+    "no_machine_is_asked_for": 1,
+    "a_machine_that_comes_back_is_not_told_of_the_round": 2,
+    "a_failed_send_is_not_tried_again": 2,
+    "the_loss_of_a_machine_while_ranks_stop_is_ignored": 8,
 }
 
 
@@ -47,7 +61,8 @@ def found_after(mutation: Mutation, *, hint: int = 0) -> tuple[int, str]:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(MUTATIONS) >= 20
+    assert len(MUTATIONS) >= 26
+    assert set(FOUND) <= {mutation.__name__ for mutation in MUTATIONS}
     assert len({mutation.__name__ for mutation in MUTATIONS}) == len(MUTATIONS)
 
 
@@ -59,8 +74,13 @@ def test_the_simulator_finds_a_planted_bug(mutation: Mutation) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Search for each planted bug.")
+    parser.add_argument("--json", type=Path, help="Write the result to this file.")
+    chosen = parser.parse_args()
     bugs = []
     for mutation in MUTATIONS:
         seed, what = found_after(mutation)
         bugs.append({"bug": mutation.__name__, "seeds": seed + 1, "what": what})
         print(json.dumps(bugs[-1]), flush=True)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(bugs, indent=1))

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
+from twinstep.agent.kv import Compare
 from twinstep.clock import monotonic_s
 from twinstep.config import Timing
 
@@ -58,6 +59,13 @@ class Operator(Protocol):
     def give_back(self, machine: str, *, reason: str) -> None: ...
 
     def machines(self) -> Sequence[Given]: ...
+
+
+@runtime_checkable
+class Fenced(Protocol):
+    """An operator that is asked through the key-value store, and can compare there."""
+
+    fence: Sequence[Compare]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from twinstep import clock
 from twinstep.agent import actions as do, links, messages as say, seat
+from twinstep.agent.begins import Begins
 from twinstep.agent.border import refusal
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
-from twinstep.agent.errands import Errands, Operator
+from twinstep.agent.errands import Errands, Fenced, Operator
 from twinstep.agent.phase import Phase
 from twinstep.agent.record import Plan
 from twinstep.agent.root import Actions, Root
@@ -26,22 +28,12 @@ from twinstep.errors import TwinstepError
 from twinstep.placement.strategy import place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from twinstep.agent.kv import Compare
     from twinstep.agent.process import Agent
 
 __all__ = ["Operator", "Rooting"]
 STATUS_S = 0.5  # how often the status is published
 COUNTED = (say.Report, say.Laid, say.Loaded, say.RanksUp)
 """What a root hears even while its lease may be over: it changes no round."""
-
-
-@runtime_checkable
-class Fenced(Protocol):
-    """An operator that is asked through the key-value store, and can compare there."""
-
-    fence: Sequence[Compare]
 
 
 class Rooting:
@@ -56,6 +48,7 @@ class Rooting:
         self._soon: deque[say.ToRoot] = deque()
         self._held: deque[say.ToRoot] = deque()
         self._requests: dict[str, do.AskMachine] = {}
+        self._begins = Begins()
         self._campaigned_s = self._published_s = 0.0
         self._in_touch_s = clock.monotonic_s()
         self._errands = Errands(
@@ -183,7 +176,8 @@ class Rooting:
             plan = self._read_plan(raw)
             members = {name for name in plan.members if name} if plan else set[str]()
             late = clock.monotonic_s() > until_s
-            if self._agent.post.name in alive and (late or not members - alive):
+            here = self._agent.post.name in alive and self._agent.seat.may_decide
+            if here and (late or not members - alive):
                 return plan, alive
             await asyncio.sleep(timing.tick_s / 10)
         return None
@@ -207,13 +201,13 @@ class Rooting:
         self._root = None
         self._held.clear()
         self._requests.clear()
+        self._begins = Begins()
         self._errands.forget()
         for link in self._links.values():
             link.close("no longer root")
         self._links.clear()
 
-    def close(self) -> None:
-        """The agent ends: the operator hears what it has not heard yet."""
+    def close(self) -> None:  # the operator hears what it has not heard yet
         self._errands.close(self._agent.job.timing.call_s_max)
 
     # While root.
@@ -276,10 +270,8 @@ class Rooting:
             self._take(self._held.popleft())
 
     def machine_seen(self, machine: str, here: bool) -> None:
-        """A machine's lease is there, or has lapsed.
-
-        One that is connected may take its seat again first; the agent itself surely
-        lives, and leaves by itself when it cannot."""
+        """A machine's lease is there, or has lapsed: one that is connected may take its
+        seat again first; the agent itself lives, and leaves when it cannot."""
         if here:
             self._alive.add(machine)
             return
@@ -290,10 +282,14 @@ class Rooting:
         link = self._links.get(machine)
         connected = link is not None and not link.reason
         wait_s = self._agent.job.timing.retake_s if connected else 0.0
-        self._agent.loop.call_later(wait_s, lambda: self._judge(machine, root))
+        self._agent.loop.call_later(wait_s, self._judge, machine, root)
 
     def _judge(self, machine: str, root: Root) -> None:
         if self._root is not root:
+            return
+        if not self._agent.seat.may_decide:
+            wait_s = self._agent.job.timing.tick_s
+            self._agent.loop.call_later(wait_s, self._judge, machine, root)
             return
         if machine in self._alive:
             self._agent.log(f"{machine} lost its lease and has taken its seat again")
@@ -340,7 +336,8 @@ class Rooting:
         for action in actions:
             match action:
                 case do.TellAgent(machine=machine, message=message):
-                    self._tell(machine, message)
+                    if not self._begins.holds(machine, message):
+                        self._tell(machine, message)
                 case do.AskMachine(reason=reason):
                     self._agent.log(f"asks the operator for a machine: {reason}")
                     self._requests[action.request] = action
@@ -348,7 +345,10 @@ class Rooting:
                 case do.GiveBack(machine=machine, reason=reason):
                     self._errands.give_back(machine, reason=reason)
                 case do.SavePlan(plan=plan):
-                    self._agent.seat.save(seat.PLAN, plan)
+                    self._begins.saves()
+                    saved = partial(self._plan_saved, self._begins)
+                    soon = partial(self._agent.soon, saved)
+                    self._agent.seat.save(seat.PLAN, plan, soon)
                 case do.SaveRecovery(number=number, record=record):
                     self._agent.seat.save(f"{seat.RECOVERIES}{number:06d}", record)
                 case do.SaveResult(status=status, reason=reason):
@@ -363,6 +363,12 @@ class Rooting:
             self._agent.loop.call_soon(lambda: carry(worker.from_root(message)))
         elif machine in self._links:
             self._links[machine].send(message)
+
+    def _plan_saved(self, begins: Begins) -> None:
+        """The next root knows of this round: it may begin, if it is still to."""
+        for machine, begin in begins.saved() if begins is self._begins else ():
+            if self._root is not None and self._root.begin is begin:
+                self._tell(machine, begin)
 
     def _answered(self, request: str, machine: str, reason: str) -> None:
         """The operator has given a machine, or has none now; one may still join."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from twinstep.agent.census import ROOT
@@ -25,6 +25,8 @@ class _Page:
 
     value: bytes
     created: int
+    then: tuple[Callable[[], None], ...] = ()
+    """Called, in the thread, when it is written."""
 
 
 @final
@@ -49,12 +51,21 @@ class Scribe:
         )
         self._thread.start()
 
-    def save(self, key: str, value: bytes, *, created: int) -> None:
-        """The key will have this value, if nobody else is root by then."""
+    def save(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        created: int,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """The key will have this value, if nobody else is root by then; `then` is
+        called in the thread once it, or a newer value in its place, is written."""
         with self._changed:
             if not self._ended:
-                self._pages.pop(key, None)  # in the order of the newest values
-                self._pages[key] = _Page(value=value, created=created)
+                former = self._pages.pop(key, None)  # the order of the newest values
+                calls = (*(former.then if former else ()), *([then] if then else ()))
+                self._pages[key] = _Page(value=value, created=created, then=calls)
                 self._changed.notify()
 
     def run(self, work: Callable[[], None]) -> None:
@@ -96,7 +107,10 @@ class Scribe:
 
     def _write(self, key: str, page: _Page) -> None:
         try:
-            if not self._put(key, page) and self._refused != page.created:
+            if self._put(key, page):
+                for then in page.then:
+                    then()
+            elif self._refused != page.created:
                 self._refused = page.created
                 self._note(f"{key} was not written: another machine is root")
             self._away = False
@@ -106,12 +120,15 @@ class Scribe:
                 self._away = True
                 self._note(f"{key} waits to be written: {error}")
             with self._changed:
-                if key not in self._pages:
-                    self._pages = {key: page, **self._pages}
+                newer = self._pages.get(key)
+                again = replace(newer, then=page.then + newer.then) if newer else page
+                self._pages = {key: again, **self._pages}
                 if not self._ended:
                     self._changed.wait(self._pause_s)
         except TwinstepError as error:
             self._note(f"{key} cannot be written: {error}")
+            for then in page.then:  # or a job would stand still for it
+                then()
 
     def _put(self, key: str, page: _Page) -> bool:
         """Writes a key; returns whether this machine was still root.

@@ -277,9 +277,12 @@ class Seat:
         """Holds while the root's key is the one that this machine created."""
         return [Compare(key=ROOT, what="created", equals=self._created)]
 
-    def save(self, key: str, value: bytes) -> None:
-        """Puts a key, if this machine is still root when that is done."""
-        self._scribe.save(key, value, created=self._created)
+    def save(
+        self, key: str, value: bytes, then: Callable[[], None] | None = None
+    ) -> None:
+        """Puts a key, if this machine is still root when that is done; `then` is
+        called in another thread once it is."""
+        self._scribe.save(key, value, created=self._created, then=then)
 
     def run(self, work: Callable[[], None]) -> None:
         """Does `work` with the store, in the store's thread."""

@@ -134,6 +134,7 @@ class SimAgent:
         for link in (self.to_root, *self.rooting.links.values()):
             if link is not None:
                 link.end()
+        self.rooting.root = None  # whom an operator's answer would find
 
     def _ticks(self) -> Process:
         while True:
@@ -186,8 +187,9 @@ class SimAgent:
             return
         older = (message.term, message.round) < (self.worker.term, self.worker.round)
         self.events.probe("worker: refused what is older", older)
-        self.carry(self.worker.from_root(message))
-        self.world.check.heard(self, message)
+        done = self.worker.from_root(message)
+        self.carry(done)
+        self.world.check.heard(self, message, done)
 
     # The ranks.
 

@@ -20,7 +20,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from twinstep.agent import messages as say
+from twinstep.agent import actions as do, messages as say
+from twinstep.agent.census import ROOT
 from twinstep.sim.memory import Place, Version
 from twinstep.store.slots import SLOTS
 
@@ -129,9 +130,16 @@ class Check:
         versions = [memory.version((shard, slot)) for slot in range(SLOTS)]
         return any(v is not None and v[:2] == (step, captured_in) for v in versions)
 
-    def heard(self, agent: SimAgent, message: say.FromRoot) -> None:
+    def heard(
+        self, agent: SimAgent, message: say.FromRoot, done: list[do.WorkerAction]
+    ) -> None:
         """An agent has taken, or refused, what a root said."""
         worker = agent.worker
+        said = (message.term, message.round)
+        acts = any(not isinstance(action, do.Log) for action in done)
+        if acts and said < self.newest.get(agent.name, (0, 0)):
+            what = f"{type(message).__name__} of term and round {said}"
+            raise Violation("2", f"{agent.name} acts on {what}, and has heard newer")
         present = (worker.term, worker.round)
         if present < self.newest.get(agent.name, (0, 0)):
             raise Violation("2", f"{agent.name} went back to {present}")
@@ -186,12 +194,43 @@ class Check:
                 holders[grid.shared_shard(local)] = set(names)
         return holders
 
+    # 6: in time all is as it was.
+
+    def mended(self, begin: say.Begin | None) -> None:
+        """Nothing was amiss for long since a round began: the step that it began from
+        must have all its copies again, though no newer one was captured."""
+        if begin is None or begin.step == 0 or self.acted > begin.step:
+            return
+        for shard, names in self._holders(begin).items():
+            for name in names:
+                if not self._holds(name, shard, begin.step, begin.captured_in):
+                    raise Violation(
+                        "6",
+                        f"{name} still has no copy of shard {shard} at {begin.step}",
+                    )
+
     # 2: one root a term.
 
     def elected(self, machine: str, term: int) -> None:
         other = self.roots.setdefault(term, machine)
         if other != machine:
             raise Violation("2", f"term {term} has two roots: {other} and {machine}")
+
+    def acts(self, machine: str, message: say.FromRoot) -> None:
+        """A root is about to begin or end a round. Only while nobody else can be root,
+        unless the store broke its word and ended a lease that was renewed in time."""
+        if not isinstance(message, say.Stop | say.Begin | say.Finish):
+            return
+        agent, ledger = self.world.agents[machine], self.world.store.ledger
+        item = ledger.items.get(ROOT)
+        if item is not None and item.created == agent.seat.created:
+            return
+        if agent.seat.elected in self.world.store.ended_early:
+            return
+        who = "nobody" if item is None else item.value.decode()
+        raise Violation(
+            "2", f"{machine} acts as root of term {message.term}; root is {who}"
+        )
 
     # 3: what is loaded is what was captured.
 

@@ -32,6 +32,10 @@ STRAYS = 0.5
 sender has stopped."""
 
 
+UNSEEN = 0.5
+"""How often a holder does not see that its sender is gone, and waits for more."""
+
+
 class Broken(Exception):
     """The connection ended, or the other end refused."""
 
@@ -48,6 +52,8 @@ class SimMover:
     sending: int = 0
     corrupt_next: bool = field(default=False)
     """The next chunk that leaves is damaged on the way."""
+    break_next: bool = False
+    """The next connection that carries a copy from here ends, as this end sees it."""
 
     def stop(self) -> None:
         self.epoch += 1
@@ -145,7 +151,7 @@ class SimMover:
         if slot is None:
             yield from self._travel(target, agent.name, epoch)
             raise Broken(reason)
-        arriving = _Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
+        arriving = Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
         arriving.begin()
         digests = b""
         try:
@@ -154,11 +160,15 @@ class SimMover:
                 yield agent.chunk_s()
                 if epoch != self.epoch:
                     raise Broken("the round is over")
+                if self.break_next:
+                    self.break_next = False
+                    raise Broken("the connection was reset")
                 chunk, known = source[number], ship.digests
                 due = known[16 * number : 16 * (number + 1)] or memory.digest(chunk)
                 digests += due
                 if self.corrupt_next:
                     self.corrupt_next, chunk = False, memory.flipped(chunk)
+                arriving.left = (number, chunk)
                 yield from self._travel(agent.name, target, epoch)
                 arriving.chunk(number, chunk, due)
         except BaseException:
@@ -192,7 +202,7 @@ class SimMover:
         slot, _ = self._offer(holder, ship, term)
         self.agent.events.probe("copies: a stray one was refused", slot is None)
         if slot is not None:
-            arriving = _Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
+            arriving = Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
             arriving.begin()
             for number, chunk in enumerate(chunks):
                 arriving.chunk(number, chunk, memory.digest(chunk))
@@ -266,7 +276,7 @@ class SimMover:
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
-class _Arriving:
+class Arriving:
     """A copy that comes in at a holder: its end of the connection."""
 
     holder: SimAgent
@@ -275,6 +285,8 @@ class _Arriving:
     ship: do.ShipCopy
     epoch: int = 0
     over: bool = False
+    left: tuple[int, Chunk] | None = None
+    """The last chunk that has left the sender."""
 
     def begin(self) -> None:
         self.holder.mover.active += 1
@@ -290,25 +302,40 @@ class _Arriving:
         if gone or holder.mover.epoch != self.epoch:
             raise Broken("the holder's round is over")
         holder.memory.slots[self.shard, self.slot][number] = chunk
-        if memory.digest(chunk) != due:
+        if not self.verify(chunk, due):
             holder.events.probe("copies: a chunk arrived damaged")
             raise Broken("a wrong checksum")
 
+    def verify(self, chunk: Chunk, due: bytes) -> bool:
+        return memory.digest(chunk) == due
+
     def end(self, digests: bytes) -> None:
-        if self.holder.name in self.holder.world.agents:
+        """All has come: what the sender is told now it may rely on."""
+        if self.holder.name in self.holder.world.agents and not self.over:
             transit = self.holder.transit
             self.holder.carry(transit.received(self.shard, self.slot, digests))
             self._leave()
 
     def fail(self) -> None:
-        """The holder's end sees that the connection is over, a little later."""
+        """The holder's end sees that the connection is over, a little later; or only
+        by its own deadline. Until then the slot is this connection's, and what was in
+        its buffers may still be written."""
         if self.over:
             return
         self.over = True
-        self.holder.events.after(self.holder.events.around(0.001), self._failed)
+        holder, random = self.holder, self.holder.events.random
+        late_s = holder.events.around(0.001)
+        if random.random() < UNSEEN:
+            late_s = random.random() * holder.job.timing.transfer_s_max
+        self.left = self.left if random.random() < STRAYS else None
+        holder.events.after(late_s, self._failed)
 
     def _failed(self) -> None:
         if self.holder.name in self.holder.world.agents:
+            stays = self.holder.mover.epoch == self.epoch
+            if self.left is not None and stays:
+                number, chunk = self.left
+                self.holder.memory.slots[self.shard, self.slot][number] = chunk
             transit = self.holder.transit
             self.holder.carry(transit.receive_failed(self.shard, self.slot))
             self._leave()

@@ -13,6 +13,8 @@ from twinstep.sim.world import World, draw
 
 HEAL_S = 1.0
 """After the last fault, before everything is healed."""
+OPTIONS = {"machines": "machines", "ranks": "ranks-per-machine", "copies": "copies"}
+"""Per setting that may be fixed the option that does so."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,6 +23,9 @@ class Run:
 
     seed: int
     faults: list[Fault]
+    kinds: tuple[str, ...] = ()
+    """The kinds that the seed's faults were drawn from, if not all."""
+    fixed: dict[str, int] = field(default_factory=dict[str, int])
     invariant: str = ""
     """The invariant that did not hold; empty when all did."""
     what: str = ""
@@ -28,6 +33,14 @@ class Run:
     probes: Counter[str] = field(default_factory=Counter[str])
     events: int = 0
     simulated_s: float = 0.0
+
+    @property
+    def again(self) -> str:
+        """The command that runs it once more, with all its faults."""
+        words = [f"twinstep simulate --first {self.seed} --seeds 1 --trace"]
+        words += [f"--{OPTIONS[name]} {value}" for name, value in self.fixed.items()]
+        words += [f"--faults {','.join(self.kinds)}"] if self.kinds else []
+        return " ".join(words)
 
 
 def run(
@@ -47,7 +60,9 @@ def run(
     settings = draw(chance, **(fixed or {}))
     struck = plan(chance, seed, kinds) if faults is None else list(faults)
     world = World(settings=settings, random=Random(f"world {seed}"))
-    found = Run(seed=seed, faults=struck)
+    found = Run(
+        seed=seed, faults=struck, kinds=tuple(kinds or ()), fixed=dict(fixed or {})
+    )
     try:
         for fault in struck:
             world.run_until(world.events.now_s + fault.after_s)
@@ -67,7 +82,7 @@ def run(
     return found
 
 
-def shrink(failed: Run, **options: Mapping[str, int] | None) -> Run:
+def shrink(failed: Run) -> Run:
     """Returns the run with the fewest faults that still breaks the same invariant:
     each is left out, as long as that is so."""
     best = failed
@@ -76,7 +91,7 @@ def shrink(failed: Run, **options: Mapping[str, int] | None) -> Run:
         changed = False
         for left_out in range(len(best.faults)):
             fewer = [f for n, f in enumerate(best.faults) if n != left_out]
-            again = run(best.seed, faults=fewer, fixed=options.get("fixed"))
+            again = run(best.seed, faults=fewer, kinds=failed.kinds, fixed=failed.fixed)
             if again.invariant == best.invariant:
                 best, changed = again, True
                 break

@@ -22,6 +22,10 @@ Strike = Callable[[World, Random], None]
 LASTS_S = (0.05, 0.5, 2.0, 6.0)
 SOON = 0.4
 """This share of faults falls right behind another."""
+FEW = 0.5
+"""In this share of seeds there are only so few kinds of damage that they meet: one that
+needs two others to matter would else be seen in one seed of thousands."""
+KINDS_FEW = 3
 STEPPED = 0.4
 """This share of faults falls when a few steps were made since the last round began:
 after a recovery, before all of it is safe again."""
@@ -48,6 +52,8 @@ class Fault:
 def plan(random: Random, seed: int, kinds: Sequence[str] | None = None) -> list[Fault]:
     """Returns the faults of a seed, in order."""
     chosen = list(kinds or FAULTS)
+    if random.random() < FEW and len(chosen) > KINDS_FEW:
+        chosen = random.sample(chosen, KINDS_FEW)
     faults: list[Fault] = []
     for number in range(random.randint(1, 7)):
         kind, lot = random.choice(chosen), random.random()
@@ -236,14 +242,22 @@ def reorder(world: World, random: Random) -> None:
 
 def late_words(world: World, random: Random) -> None:
     """A machine's connection to the root is slow, ends, and what was under way comes
-    after the words of the next one; a rank dies meanwhile, so that rounds change."""
-    root, agent = _root(world, random), _machine(world, random)
-    path = world.network.path(root.name, agent.name)
+    after the words of the next one; a rank or a machine dies meanwhile, so that rounds
+    change, and what was kept may be gone."""
+    root = _root(world, random)
+    training = [
+        (name, link)
+        for name, link in sorted(root.rooting.links.items())
+        if name in world.agents and world.agents[name].worker.begin is not None
+    ]
+    if not training:
+        return
+    name, link = random.choice(training)
+    path = world.network.path(root.name, name)
     path.clogged_until_s = world.events.now_s + 0.3
-    link = root.rooting.links.get(agent.name)
-    if link is not None:
-        world.events.after(0.25, link.end)
-    world.events.after(0.26, kill_rank, world, random)
+    world.events.after(0.25, link.end, random.choice((0.5, 1.0, 2.0, 4.0, 8.0)))
+    kills = random.choice((kill_rank, kill_machine, kill_domain))
+    world.events.after(0.26, kills, world, random)
 
 
 def corrupt_slot(world: World, random: Random) -> None:
@@ -271,11 +285,19 @@ def corrupt_chunk(world: World, random: Random) -> None:
     _busy(world, random).mover.corrupt_next = True
 
 
+def half_open(world: World, random: Random) -> None:
+    """A connection that carries a copy ends for its sender, who tries anew; the holder
+    may not see that for long."""
+    _busy(world, random).mover.break_next = True
+
+
 def expire_lease(world: World, random: Random) -> None:
     """The store ends a lease that was renewed in time."""
     leases = sorted(world.store.ledger.leases)
     if leases:
-        world.store.ledger.leases[random.choice(leases)].ends_s = 0.0
+        lease = random.choice(leases)
+        world.store.ended_early.add(lease)
+        world.store.ledger.leases[lease].ends_s = 0.0
 
 
 def store_away(world: World, random: Random) -> None:
@@ -332,6 +354,7 @@ FAULTS: dict[str, Strike] = {
     "late_words": late_words,
     "corrupt_slot": corrupt_slot,
     "corrupt_chunk": corrupt_chunk,
+    "half_open": half_open,
     "expire_lease": expire_lease,
     "store_away": store_away,
     "skew_clock": skew_clock,

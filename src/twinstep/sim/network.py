@@ -74,16 +74,20 @@ class Link:
             self._travel()
         self.hear(message)
 
-    def end(self) -> None:
+    def end(self, late_s: float = -1.0) -> None:
         """The connection ends. Of what was under way, a part still arrives, perhaps
-        much later: it lay in a buffer of somebody who was busy."""
+        much later: it lay in a buffer of somebody who was busy.
+
+        Args:
+          late_s: how much later; drawn by default."""
         if not self.open:
             return
         random = self.network.events.random
         arriving = random.randint(0, len(self.queue)) if self.queue else 0
         if self.network.is_cut(self.source, self.target):
             arriving = 0
-        late_s = random.choice((0.0, 0.0, 0.3, 2.0))
+        if late_s < 0:
+            late_s = random.choice((0.0, 0.0, 0.3, 2.0))
         for _ in range(arriving):
             message = self.queue.popleft()
             late_s += self.network.travel_s(self.source, self.target)

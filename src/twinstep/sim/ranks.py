@@ -99,7 +99,8 @@ class SimRank:
         self.outbox.post(restored)
         first = True
         while True:
-            yield events.around(self.step_s)
+            compiles = agent.world.settings.first_step_s if first else 0.0
+            yield events.around(self.step_s) + compiles
             yield from self._meet()
             self.closed = True
             while self.writing is not None:
@@ -123,12 +124,14 @@ class SimRank:
         while standing[step] < self.crew.world_size:
             yield self.crew.met
 
+    def _is_good(self, info: say.SlotInfo) -> bool:
+        chunks = self.agent.memory.slots[info.shard, info.slot]
+        return memory.digests(chunks) == info.digests
+
     def _load(self, welcome: say.Welcome) -> None:
         """The state is what the slots hold, if they hold what they should."""
-        slots = self.agent.memory.slots
         for info in welcome.slots:
-            chunks = slots[info.shard, info.slot]
-            if memory.digests(chunks) != info.digests:
+            if not self._is_good(info):
                 self.agent.events.probe("rank: a copy was bad when it was loaded")
                 self.outbox.post(
                     say.BadCopy(
@@ -176,7 +179,7 @@ class SimRank:
     def _answer(self, capture: say.Capture) -> None:
         if not capture.capture:
             return
-        late = capture.step != self.step or self.closed or not self.slots
+        late = self._is_late(capture) or not self.slots
         if self.agent.events.probe("rank: an answer came too late", late):
             skipped = say.Skipped(rank=self.rank, round=self.round, step=capture.step)
             self.outbox.post(skipped)
@@ -184,6 +187,10 @@ class SimRank:
         assert self.writing is None, "two captures at a time"
         self.writing = capture
         self._begin(self._write(capture))
+
+    def _is_late(self, capture: say.Capture) -> bool:
+        """Whether the state is no longer what the answer is about, or soon is not."""
+        return capture.step != self.step or self.closed
 
     def _places(self, capture: say.Capture) -> list[Place]:
         grid = self.agent.world.grid
@@ -195,7 +202,8 @@ class SimRank:
 
     def _write(self, capture: say.Capture) -> Process:
         """The twin: the state goes into the slots, chunk by chunk."""
-        agent, version = self.agent, (self.step, self.round, self.begin.term)
+        agent, step = self.agent, self.step
+        version = (step, self.round, self.begin.term)
         tells = agent.events.random.random() < TELLS
         told: dict[int, bytes] = {}
         for place in self._places(capture):
@@ -203,7 +211,7 @@ class SimRank:
             chunks = agent.memory.slots[place]
             for number in range(len(chunks)):
                 yield agent.events.around(agent.world.settings.chunk_s)
-                assert self.step == capture.step, "the state changed while it was read"
+                assert self.step == step, "the state changed while it was read"
                 chunks[number] = memory.content(place[0], number, version)
             told |= {place[0]: memory.digests(chunks)} if tells else {}
         captured = say.Captured(

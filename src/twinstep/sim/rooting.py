@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from twinstep.agent import actions as do, messages as say, seat
+from twinstep.agent.begins import Begins
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
 from twinstep.agent.phase import Phase
 from twinstep.agent.record import Plan
@@ -38,6 +38,7 @@ class SimRooting:
     alive: set[str] = field(default_factory=set[str])
     held: deque[say.ToRoot] = field(default_factory=deque[say.ToRoot])
     requests: dict[str, do.AskMachine] = field(default_factory=dict[str, do.AskMachine])
+    begins: Begins = field(default_factory=Begins)
     campaigned_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -106,7 +107,8 @@ class SimRooting:
             plan = msgspec.msgpack.decode(raw, type=Plan) if raw else None
             members = {name for name in plan.members if name} if plan else set[str]()
             late = agent.events.now_s > until_s
-            if agent.name in alive and (late or not members - alive):
+            here = agent.name in alive and agent.seat.may_decide
+            if here and (late or not members - alive):
                 self._reign(key, plan, alive)
                 return
             yield timing.tick_s / 10
@@ -129,6 +131,7 @@ class SimRooting:
         self.root = None
         self.held.clear()
         self.requests.clear()
+        self.begins = Begins()
         for link in self.links.values():
             link.end()
         self.links.clear()
@@ -186,6 +189,9 @@ class SimRooting:
 
     def _judge(self, machine: str, root: Root, wait_s: float) -> Process:
         yield wait_s
+        while self.root is root and not self.agent.seat.may_decide:
+            self.agent.events.probe("root: who may be none declares nobody lost")
+            yield self.agent.job.timing.tick_s
         if self.root is not root:
             return
         if machine in self.alive:
@@ -209,18 +215,18 @@ class SimRooting:
         for action in actions:
             match action:
                 case do.TellAgent(machine=machine, message=message):
-                    if machine == agent.name:
-                        hear = partial(agent.hears_root, message)
-                        agent.events.after(0.0, hear)
-                    elif machine in self.links:
-                        agent.tell(self.links[machine], message)
+                    agent.world.check.acts(agent.name, message)
+                    held = self.begins.holds(machine, message)
+                    if not agent.events.probe("root: a round waits for its plan", held):
+                        self._tell(machine, message)
                 case do.AskMachine():
                     self.requests[action.request] = action
                     agent.world.operator.ask(action.request, self._answered)
                 case do.GiveBack(machine=machine):
                     agent.world.operator.give_back(machine)
                 case do.SavePlan(plan=plan):
-                    agent.seat.save(seat.PLAN, plan)
+                    self.begins.saves()
+                    agent.seat.save(seat.PLAN, plan, self.begins)
                 case do.SaveRecovery():
                     pass
                 case do.SaveResult(status=status, reason=reason):
@@ -228,6 +234,21 @@ class SimRooting:
                     agent.seat.save(seat.RESULT, value)
                 case do.Log(text=text):
                     agent.log(text)
+
+    def _tell(self, machine: str, message: say.FromRoot) -> None:
+        agent = self.agent
+        if machine == agent.name:
+            agent.events.after(0.0, agent.hears_root, message)
+        elif machine in self.links:
+            agent.tell(self.links[machine], message)
+
+    def plan_saved(self, begins: Begins) -> None:
+        """The next root knows of this round: it may begin, if it is still to."""
+        if begins is not self.begins:
+            return
+        for machine, begin in self.begins.saved():
+            if self.root is not None and self.root.begin is begin:
+                self._tell(machine, begin)
 
     def _answered(self, request: str, machine: str, reason: str) -> None:
         asked, root = self.requests.get(request), self.root

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from twinstep.agent.begins import Begins
 from twinstep.agent.census import LIVE, MACHINES, ROOT, TERM
 from twinstep.agent.election import RootKey
 from twinstep.agent.kv import (
@@ -45,10 +46,14 @@ class SimSeat:
     renewed_s: dict[str, float] = field(default_factory=dict[str, float])
     term: int = 0
     created: int = 0
-    writes: deque[tuple[str, bytes, int]] = field(
-        default_factory=deque[tuple[str, bytes, int]]
+    elected: int = 0
+    """The lease under which this machine was last elected."""
+    writes: deque[tuple[str, bytes, int, Begins | None]] = field(
+        default_factory=deque[tuple[str, bytes, int, Begins | None]]
     )
     written: Signal = field(init=False)
+    sitting: bool = False
+    """Whether a lost seat is being taken again."""
     here: set[str] = field(default_factory=set[str])
     value: bytes = b""
 
@@ -133,10 +138,20 @@ class SimSeat:
             if renewed:
                 self.renewed_s[self._key] = at_s
                 continue
+            if self.leases[self._key] == lease:
+                yield from self._retake()
+
+    def _retake(self) -> Process:
+        """The lease is lost, by a renewal or by what this machine's own watch tells."""
+        if self.sitting:
+            return
+        self.sitting = True
+        item = (yield from self._repeated_get(self._key)).items.get(self._key)
+        if item is None or item.lease != self.leases[self._key]:
             self.agent.events.probe("seat: a lost lease is taken again")
             if not (yield from self._sit()):
                 self.agent.leave("its seat is lost")
-                return
+        self.sitting = False
 
     # The root's seat.
 
@@ -175,7 +190,7 @@ class SimSeat:
         if item is None or item.lease != lease:
             yield from self.store.revoke(name, lease)
             return
-        self.created, self.term = item.created, root.term
+        self.created, self.term, self.elected = item.created, root.term, lease
         self.leases[ROOT], self.renewed_s[ROOT] = lease, at_s
         self.agent.start(self._reign(lease))
 
@@ -203,8 +218,8 @@ class SimSeat:
 
     # Writing, in order.
 
-    def save(self, key: str, value: bytes) -> None:
-        self.writes.append((key, value, self.created))
+    def save(self, key: str, value: bytes, begins: Begins | None = None) -> None:
+        self.writes.append((key, value, self.created, begins))
         self.written.set()
 
     @property
@@ -215,7 +230,7 @@ class SimSeat:
         while True:
             while not self.writes:
                 yield self.written
-            key, value, created = self.writes[0]
+            key, value, created, begins = self.writes[0]
             mine = Compare(key=ROOT, what="created", equals=created)
             try:
                 done = yield from self.store.transact(
@@ -227,6 +242,8 @@ class SimSeat:
             self.writes.popleft()
             if not self.agent.events.probe("seat: a late write refused", not done):
                 self.agent.world.saved(key, value)
+                if begins is not None:
+                    self.agent.rooting.plan_saved(begins)
 
     # Who is there.
 
@@ -255,6 +272,8 @@ class SimSeat:
 
     def _tell(self, key: str, here: bool) -> None:
         (self.here.add if here else self.here.discard)(key)
+        if key == self._key and not here and key in self.leases:
+            self.agent.start(self._retake())
         self.on_machine(key.removeprefix(MACHINES), here)
 
     def _look(self, gone: int = 0) -> Process:

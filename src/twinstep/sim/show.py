@@ -76,8 +76,5 @@ def _failure(one: Run) -> Text:
     )
     text.append(f"needs: {faults or 'no fault at all'}\n", style="default")
     text.append("\n".join(one.trace[-TRACE_LINES:]), style="default")
-    text.append(
-        f"\nagain: twinstep simulate --first {one.seed} --seeds 1 --trace",
-        style="default",
-    )
+    text.append(f"\nagain, with all its faults: {one.again}", style="default")
     return text

@@ -64,6 +64,7 @@ class Report:
                         }
                         for f in one.faults
                     ],
+                    "again": one.again,
                     "trace": one.trace,
                 }
                 for one in self.failures
@@ -117,7 +118,7 @@ def simulate(
         tell(report)
         if len(report.failures) >= FAILURES_MAX:
             break
-    report.failures = [shrink(one, fixed=fixed or {}) for one in report.failures]
+    report.failures = [shrink(one) for one in report.failures]
     return report
 
 

@@ -44,6 +44,8 @@ class SimStore:
     call_s_max: float
     ledger: Ledger = field(default_factory=Ledger)
     away: bool = False
+    ended_early: set[int] = field(default_factory=set[int])
+    """Leases that were ended though they had been renewed in time."""
     changed: Signal = field(init=False)
 
     def __post_init__(self) -> None:

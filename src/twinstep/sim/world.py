@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 
-from twinstep.agent import seat
+from twinstep.agent import messages as say, seat
 from twinstep.agent.phase import Phase
 from twinstep.agent.root import Root
 from twinstep.config import Job, Timing
@@ -32,6 +32,9 @@ STEPS_S_MAX = 8.0
 """A fault that waits for steps strikes after this time all the same."""
 STEPS_AFTER = 5
 """Training goes on when so many steps were made since the last damage."""
+MEND_S_MAX = 8.0
+"""When all is well and all ranks have loaded, missing twins exist within this time: a
+pause may last for six seconds more, and a send be tried again after three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,9 @@ class Settings:
     step_s: float = 0.1
     start_s: float = 0.2
     """A rank's start."""
+    first_step_s: float = 0.0
+    """So much longer takes the first step of a round, as where code is compiled:
+    missing twins have to be made meanwhile."""
     delay_s: float = 0.001
     """A message's way."""
     silence_s: float = 1.5
@@ -100,6 +106,7 @@ def draw(random: Random, **fixed: int) -> Settings:
         chunk_s=random.choice((0.0001, 0.002, 0.02)),
         step_s=step_s,
         start_s=random.choice((0.05, 0.5)),
+        first_step_s=random.choice((0.0, 0.0, 0.0, 0.0, 0.0, 14.0)),
         delay_s=random.choice(near),
         silence_s=silence_s,
         operator_s=random.choice((0.1, 2.0)),
@@ -128,8 +135,6 @@ class World:
     given_up: set[str] = field(default_factory=set[str])
     lines: deque[str] = field(default_factory=lambda: deque[str](maxlen=LINES_MAX))
     names: int = 0
-    farthest: int = 0
-    """The newest step that a rank stands at in the present round."""
     steps: int = 0
     """Updates that all ranks together have made."""
 
@@ -210,6 +215,18 @@ class World:
     def stepped(self, rank: SimRank) -> None:
         self.steps += 1
 
+    @property
+    def reached(self) -> int:
+        """The newest step that the root has heard of in the present round."""
+        return self.root.ballot.reached if self.root is not None else 0
+
+    def _loaded(self, root: Root) -> bool:
+        """Whether all ranks stand at the step that the round began from."""
+        crew = self.crews.get((root.round, root.term))
+        ranks = [] if crew is None or root.begin is None else crew.ranks
+        here = [r for r in ranks if r.alive and r.step == r.begin.step]
+        return len(here) == self.grid.world_size
+
     def saved(self, key: str, value: bytes) -> None:
         """A root's write has reached the store."""
         if key == seat.RESULT:
@@ -220,23 +237,31 @@ class World:
         self.network.heal()
         self.store.away = False
         self.operator.refuses, self.operator.stillborn = False, 0
-        if self.root is None or self.root.phase is Phase.GATHERING:
-            # Of machines that died before the job began nobody knows.
-            here = sum(not agent.standby for agent in self.agents.values())
-            for _ in range(self.settings.machines - here):
-                self.add_machine()
+        self.launch_missing(self.root)
         for agent in self.agents.values():
             agent.skew_s = 0.0
             agent.mover.corrupt_next = False
 
+    def launch_missing(self, root: Root | None) -> None:
+        """Of machines that died before the job began nobody knows but who launched
+        them; of those that die later, the root does."""
+        if self.check.began:
+            return
+        if root is None or root.phase is Phase.GATHERING:
+            here = sum(not agent.standby for agent in self.agents.values())
+            for _ in range(self.settings.machines - here):
+                self.add_machine()
+
     def is_training(self, steps: int) -> bool:
-        """Whether all places are taken and step `steps` is behind, with safe copies."""
+        """Whether all places are taken, and a step that is newer than the one the round
+        began from, and than `steps`, is safe."""
         root = self.root
         if root is None or root.phase is not Phase.TRAINING or root.begin is None:
             return False
         here = all(name in self.agents for name in root.roster.members)
         enough = max(steps, root.begin.step + STEPS_AFTER)
-        return here and root.ballot.answered >= enough and root.ballot.keep > 0
+        fresh = root.ballot.keep > max(root.begin.step, steps)
+        return here and root.ballot.answered >= enough and fresh
 
     def run_until(self, at_s: float) -> None:
         """Everything before `at_s` has happened."""
@@ -259,8 +284,20 @@ class World:
     def run_to_health(self) -> None:
         """Training goes on. Raises: Violation when it does not within the bound."""
         until_s = self.events.now_s + self.settings.bound_s
-        floor = 0
+        began, floor = (root := self.root) and root.begin, self.reached
+        term = root.term if root is not None else 0
+        idle: tuple[say.Begin | None, float] = (None, 0.0)
         while not self.is_training(floor):
+            root = self.root
+            if root is not None and root.term > term:
+                term = root.term
+                self.launch_missing(root)
+            if root is None or root.begin is not began:
+                began, floor = None, 0  # step numbers come again
+            if root is None or root.begin is not idle[0] or not self._loaded(root):
+                idle = (root and root.begin, self.events.now_s)
+            elif self.events.now_s > idle[1] + MEND_S_MAX:
+                self.check.mended(root.begin)
             if self.events.now_s > until_s:
                 root = self.root
                 phase = root.phase.value if root is not None else "no root"
