@@ -21,6 +21,7 @@ LAYERS = (
     "values",
     "bounds",
     "clock",
+    "telling",
     "cloud_settings",
     "schedule_settings",
     "vigilance",

@@ -34,6 +34,7 @@ from twinstep.config import Job
 from twinstep.environment import RankPlace, jobs_folder
 from twinstep.errors import ConfigError, DeadlinePassed, ProtocolError, Refused
 from twinstep.launched import Launch
+from twinstep.telling import tell
 
 AGENT_S_MAX = 60.0
 """The machine's agent answers within this time after the first rank has come."""
@@ -221,11 +222,10 @@ def _start(launch: Launch, folder: Path) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     _started.append(agent)
-    print(
+    tell(
         f"twinstep: rank {launch.rank}: {launch.launcher} starts the ranks; started "
         f"this machine's agent (process {agent.pid}), which outlives them; its log is "
         f"{log}",
-        file=sys.stderr,
-        flush=True,
+        error=True,
     )
     return agent

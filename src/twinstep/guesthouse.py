@@ -30,6 +30,7 @@ from twinstep.errors import DeadlinePassed, Refused, TwinstepError
 from twinstep.jobs import is_running
 from twinstep.joining import enrol, own_address
 from twinstep.placement.strategy import place
+from twinstep.telling import tell
 from twinstep.trust.credentials import load
 
 FORMER_S_MAX = 20.0
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--script", default="")
     options = parser.parse_args(arguments)
     if not __debug__:
-        print("twinstep: agents do not run under python -O: assertions guard state")
+        tell("twinstep: agents do not run under python -O: assertions guard state")
         return 2
     try:
         job = config.load(
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
         )
         return host(job, options.folder, options.machine, script=options.script)
     except TwinstepError as error:
-        print(f"twinstep: {options.machine}: {error}", file=sys.stderr, flush=True)
+        tell(f"twinstep: {options.machine}: {error}", error=True)
         return 1
 
 

@@ -66,9 +66,10 @@ def corrupt_copy(
     Raises: UsageError when the machine holds no copy of the shard."""
     found = find_machine(status, machine)
     group = live_group(found)
-    slots = slots_of(group, shard)
+    agent = group if all_slots(group) else _child(group)
+    slots = slots_of(agent, shard)
     if not slots:
-        held = sorted({shard for shard, _ in all_slots(group)})
+        held = sorted({shard for shard, _ in all_slots(agent)})
         raise UsageError(
             f"{found.machine} holds no slot of shard {shard}; it has shards {held}"
         )
@@ -139,6 +140,15 @@ def live_group(found: MachineStatus) -> int:
 def _hosts_guests(agent: int) -> bool:
     """Whether an agent that lives leaves it to another launcher to start its ranks."""
     return b"twinstep.guesthouse" in _words(agent)
+
+
+def _child(pid: int) -> int:
+    """The first child of a process, or itself: on a host of its own the leader of the
+    group has made the host, and its child is the agent."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    except (OSError, IndexError):
+        return pid
 
 
 def _words(pid: int) -> list[bytes]:

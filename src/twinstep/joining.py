@@ -29,6 +29,7 @@ from twinstep.cloud.hosting import Result, result_of
 from twinstep.config import Job, Trust
 from twinstep.environment import jobs_folder
 from twinstep.errors import ConfigError, UsageError
+from twinstep.telling import tell
 from twinstep.trust.credentials import load
 
 NAME_MAX = 63
@@ -78,7 +79,7 @@ def join(
     there = check_folder(folder or jobs_folder() / agreed.name, machine=name)
     write_job(there, agreed)
     line = start.command(there, name, standby=standby, host=address, operator=operator)
-    print(f"twinstep: machine {name} ({address}) joins job {agreed.name}", flush=True)
+    tell(f"twinstep: machine {name} ({address}) joins job {agreed.name}")
     os.execv(line[0], line)
 
 
@@ -153,7 +154,7 @@ def own_address(store: str) -> str:
 
 def _tell(ended: Result) -> int:
     how = "well" if ended.status == 0 else f"with status {ended.status}"
-    print(f"twinstep: the job has ended {how}: {ended.reason}")
+    tell(f"twinstep: the job has ended {how}: {ended.reason}")
     return ended.status
 
 
@@ -167,6 +168,6 @@ def keep_store(trust: Trust, *, host: str, port: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     with closing(serve(host=host, port=port, credentials=load(trust))) as server:
-        print(f"twinstep: the key-value store is at {server.address}", flush=True)
+        tell(f"twinstep: the key-value store is at {server.address}")
         ended.wait()
     return 0

@@ -26,6 +26,7 @@ from twinstep.cloud.kubernetes import KubernetesOperator
 from twinstep.cloud.operator import LIVING
 from twinstep.errors import DeadlinePassed, Refused, TwinstepError, UsageError
 from twinstep.jobs import Result, result_of
+from twinstep.telling import tell
 from twinstep.trust.credentials import load
 
 LOOK_S = 1.0
@@ -59,7 +60,7 @@ def _begun(store: KeyValueStore, patience_s: float) -> bool:
         except DeadlinePassed as error:
             if monotonic_s() > until_s:
                 raise
-            print(f"twinstep: {error}", flush=True)
+            tell(f"twinstep: {error}")
             time.sleep(LOOK_S)
 
 
@@ -90,7 +91,7 @@ def _wait(
 def _tell(said: dict[str, str], key: str, text: str) -> None:
     if said.get(key) != text:
         said[key] = text
-        print(f"twinstep: {text}", flush=True)
+        tell(f"twinstep: {text}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -111,9 +112,9 @@ def main(arguments: Sequence[str]) -> int:
         with closing(stores.open_store(job.store, credentials=credentials)) as store:
             result = launch(job, operator, store)
     except TwinstepError as error:
-        print(f"twinstep: {error}", file=sys.stderr, flush=True)
+        tell(f"twinstep: {error}", error=True)
         return 2 if isinstance(error, UsageError) else 1
-    print(f"twinstep: {result.reason}", flush=True)
+    tell(f"twinstep: {result.reason}")
     return result.status
 
 

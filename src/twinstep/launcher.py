@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -30,6 +29,7 @@ from twinstep.environment import jobs_folder
 from twinstep.errors import DeadlinePassed, UsageError
 from twinstep.jobs import is_running
 from twinstep.placement.strategy import place
+from twinstep.telling import tell
 
 Command = Callable[[Path, str, bool], Sequence[str]]
 """A machine's command line, from the job's folder, its name, and whether it stands
@@ -74,9 +74,9 @@ def run(
         ):
             description = _describe(there.name, address, job, path, arguments)
             write_job(there, agree(store, description))
-            print(f"twinstep: job {there.name}; see `twinstep status --job {there}`")
-            print(f"{'time_s':>9}  {'machine':<7}  {'role':<4}  {'state':<8}", end="")
-            print(f"  {'step':>6}  {'safe':>6}  event", flush=True)
+            tell(f"twinstep: job {there.name}; see `twinstep status --job {there}`")
+            head = f"{'time_s':>9}  {'machine':<7}  {'role':<4}  {'state':<8}"
+            tell(f"{head}  {'step':>6}  {'safe':>6}  event")
             fleet = LocalFleet(
                 lambda name: command(there, name, _is_standby(name, job)),
                 limits=Limits(machines_max=job.machines + job.standbys + SPARES_MAX),
@@ -85,14 +85,14 @@ def run(
                 operator.start(job.machines + job.standbys)
                 return wait_for_result(store, operator, ended)
     except DeadlinePassed as error:
-        print(f"twinstep: {error}", file=sys.stderr)
+        tell(f"twinstep: {error}", error=True)
         return 1
     finally:
         for left in (there / JOB_FILE, *there.glob("*.sock")):
             left.unlink(missing_ok=True)
         stacks = looking.tidy(there)
         if stacks is not None:
-            print(f"twinstep: the stacks of hung ranks are left in {stacks}")
+            tell(f"twinstep: the stacks of hung ranks are left in {stacks}")
         elif folder is None:
             there.rmdir()
 

@@ -14,8 +14,8 @@ comes too late means that the step is skipped: never torn, never waited for.
     training  update s | after_step | forward, backward s + 1 | fence | update s + 1
     twin                     Capture -> copy -> Captured
 
-A step that cannot be captured is a warning, never an end of training. What is left
-out: frameworks (adapters), which step is captured (agent), where copies go (placement).
+A step that cannot be captured is a warning, never an end of training. Left out:
+frameworks (adapters), which step is captured (agent), where copies go (placement).
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
 from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot, adopt
+from twinstep.telling import tell
 
 CONNECT_S_MAX = 30.0
 _present: list[Session] = []
@@ -356,8 +357,7 @@ class Session:
             )
             return
         self._skipped += 1
-        skipped = say.Skipped(rank=rank, round=round, step=answer.step, reason=reason)
-        self._send(skipped)
+        self._send(say.Skipped(rank=rank, round=round, step=answer.step, reason=reason))
 
     def _open(self, standing: _Standing) -> None:
         """The fence opens: the next update may run."""
@@ -389,7 +389,7 @@ class Session:
 
     def _say(self, text: str) -> None:
         who = f"rank {self._place.rank}" if self._place is not None else "session"
-        print(f"twinstep: {who}: {text}", file=sys.stderr, flush=True)
+        tell(f"twinstep: {who}: {text}", error=True)
 
 
 def present() -> Session | None:

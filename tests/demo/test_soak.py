@@ -66,7 +66,7 @@ def test_each_kind_that_was_asked_for_comes() -> None:
     [
         ("kill-etcd-leader", "embedded", "kill-etcd-leader, .* need --kv etcd"),
         ("kill-rank", "zookeeper", "kv is 'zookeeper'; use one of embedded, etcd"),
-        ("corrupt-copy,delay", "embedded", "corrupt-copy: for processes"),
+        ("kill-agent,delay", "embedded", "kill-agent: for processes"),
     ],
 )
 def test_what_cannot_be_done_is_said(include: str, kv: str, says: str) -> None:

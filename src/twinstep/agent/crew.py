@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,7 +64,7 @@ class Crew:
     """Starts and ends the ranks of a machine, in the agent's loop.
 
     `on_exit(round, rank, status, tail)` is called once for each rank that ends by
-    itself; not for those that `stop` ends."""
+    itself; not for those that `stop` ends. `write` takes the lines that they print."""
 
     def __init__(
         self,
@@ -75,9 +74,10 @@ class Crew:
         name: str,
         socket_path: str,
         on_exit: Callable[[int, int, int, list[str]], None],
+        write: Callable[[str], None],
     ) -> None:
         self._job, self._command, self._name = job, command, name
-        self._socket_path, self._on_exit = socket_path, on_exit
+        self._socket_path, self._on_exit, self._write = socket_path, on_exit, write
         self._loop = asyncio.get_running_loop()
         self._requests = 0
         self._round = 0
@@ -213,13 +213,15 @@ class Crew:
                     self.is_warm = True
                     self._fork_waiting()
                     if threads > 1:
-                        print(
+                        self._write(
                             f"twinstep: {self._name}: a module of `preload` left "
                             f"{threads - 1} threads behind, which ranks will lack; "
                             "set warm = false, or preload less"
                         )
                     for module, reason in failed.items():
-                        print(f"twinstep: {self._name}: import {module}: {reason}")
+                        self._write(
+                            f"twinstep: {self._name}: import {module}: {reason}"
+                        )
 
     def _ended(self, member: _Member, status: int, reason: str) -> None:
         if member.ended:
@@ -263,9 +265,7 @@ class Crew:
             text = line.decode(errors="replace")
             if text:
                 output.tail.append(text)
-                # In one piece, though others write to the same place.
-                sys.stdout.write(f"[rank {output.rank}] {text}\n")
-        sys.stdout.flush()
+                self._write(f"[rank {output.rank}] {text}")
         if not data:
             self._end(output)
 

@@ -103,13 +103,18 @@ class Guests:
         """The state of each rank's process, as /proc has it; X when it is gone."""
         return {rank: _stat(pid)[STATE_FIELD] for rank, pid in self.pids.items()}
 
-    def leave(self, status: int, reason: str) -> None:
-        """The job is over: whoever comes later, from the same launch, hears how."""
+    def leave(self, status: int, reason: str) -> str:
+        """The job is over: whoever comes later, from the same launch, hears how.
+        Returns why they will not, in words, or ""."""
         launchers = [identity(pid) for pid in self._launchers]
         ended = Ended(status=status, reason=reason, launchers=launchers)
         part = self._ended.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(ended))
-        part.replace(self._ended)
+        try:
+            part.write_bytes(msgspec.json.encode(ended))
+            part.replace(self._ended)
+        except OSError as error:
+            return f" (ranks that come later will not hear of it: {error})"
+        return ""
 
     def close(self) -> None:
         """Nobody is watched any more."""

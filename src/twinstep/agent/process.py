@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from twinstep.agent.health_http import HealthServer, lacks
 from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
 from twinstep.agent.moving import Mover
+from twinstep.agent.outlet import Outlet
 from twinstep.agent.probes import probes_of
 from twinstep.agent.pulses import Pulses
 from twinstep.agent.rooting import Operator, Rooting
@@ -38,6 +38,7 @@ from twinstep.agent.worker import Actions, Worker
 from twinstep.config import Job
 from twinstep.errors import DoesNotFit, TwinstepError, UsageError
 from twinstep.store.memory import Reservation, Slot, available_bytes, reserve
+from twinstep.telling import tell
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.values import Grid
 
@@ -79,6 +80,7 @@ class Agent:
         self.grid = Grid(machines=job.machines, ranks_per_machine=job.ranks_per_machine)
         self.loop = asyncio.get_running_loop()
         self._left: asyncio.Future[int] = self.loop.create_future()
+        self._outlet = Outlet()
         self._memory: dict[tuple[int, int], Slot] = {}
         self._reservations: list[Reservation] = []
         self.doors = Doors(self)
@@ -155,6 +157,7 @@ class Agent:
                 name=self.post.name,
                 socket_path=self.doors.path,
                 on_exit=self._rank_ended,
+                write=self._outlet.write,
             )
         return Guests(
             self.grid,
@@ -212,6 +215,7 @@ class Agent:
         for reservation in self._reservations:
             reservation.close()
         self._pulses.close()
+        self._outlet.close()
 
     def _status(self) -> int:
         return self._left.result() if self._left.done() else 1
@@ -247,11 +251,10 @@ class Agent:
         state = "stopped" if worker.stopped else "running"
         step, keep = worker.vote.reached_max, worker.vote.keep
         now = clock.now_s() - self.post.started_s
-        sys.stdout.write(
+        self._outlet.write(
             f"{now:9.3f}  {worker.machine:<7}  {role:<4}  {state:<8}  {step:>6}"
-            f"  {keep:>6}  {text}\n"
+            f"  {keep:>6}  {text}"
         )
-        sys.stdout.flush()
 
     # Decisions.
 
@@ -309,8 +312,8 @@ class Agent:
                 self.log(text)
             case do.Leave(status=status, reason=reason):
                 if isinstance(self.crew, Guests):
-                    self.crew.leave(status, reason)
-                    self.log(reason)
+                    refused = self.crew.leave(status, reason)
+                    self.log(f"{reason}{refused}")
                 self.leave(status, "")  # the launcher tells the reason
 
     def _look_after(self) -> Checkup:
@@ -388,5 +391,5 @@ def serve(
     try:
         return asyncio.run(run())
     except TwinstepError as error:
-        print(f"twinstep: {post.name}: {error}", file=sys.stderr, flush=True)
+        tell(f"twinstep: {post.name}: {error}", error=True)
         return 1

@@ -46,6 +46,7 @@ import msgspec
 from twinstep.agent.lifeline import die_with_parent
 from twinstep.agent.script import adopt, run_script, too_late
 from twinstep.clock import monotonic_s
+from twinstep.telling import tell
 
 MESSAGE_BYTES_MAX = 128 * 1024
 """One message; the kernel's buffer for a Unix socket holds 208 KiB by default."""
@@ -166,7 +167,7 @@ class Forker:
                     if rank is not None:
                         return rank
         except (OSError, msgspec.MsgspecError) as error:
-            print(f"warm process ends: {error}", file=sys.stderr, flush=True)
+            tell(f"warm process ends: {error}", error=True)
         os._exit(1)  # the ranks are killed with it
 
     def _attend(self) -> tuple[Fork, int, int] | None:

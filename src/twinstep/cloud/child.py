@@ -7,6 +7,7 @@ do not live among the framework's. It dies when the framework's process does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -95,7 +96,8 @@ class Child:
         status = sweep(self._process)
         tidy(self._folder)
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError):  # a full disk is no reason to fail
+                stream.flush()
         return status
 
 

@@ -50,11 +50,19 @@ def read_job(folder: Path) -> JobFile:
 
 
 def write_job(folder: Path, job: JobFile) -> None:
-    """The folder holds the job; a reader sees all of it or nothing."""
+    """The folder holds the job; a reader sees all of it or nothing.
+
+    Raises: UsageError when it cannot be written."""
     part = folder / f"{JOB_FILE}.part"
-    part.touch(mode=0o600)
-    part.write_bytes(msgspec.json.encode(job))
-    part.replace(folder / JOB_FILE)
+    try:
+        part.touch(mode=0o600)
+        part.write_bytes(msgspec.json.encode(job))
+        part.replace(folder / JOB_FILE)
+    except OSError as error:
+        raise UsageError(
+            f"the job cannot be written to its folder {folder}: {error}; name another "
+            "with --job, or set TMPDIR"
+        ) from error
 
 
 def published(store: KeyValueStore) -> JobFile | None:

@@ -3,7 +3,6 @@ waits until the root says how it ended."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 
@@ -17,6 +16,7 @@ from twinstep.cloud.description import published
 from twinstep.cloud.operator import LIVING, CloudOperator
 from twinstep.config import Job
 from twinstep.errors import TwinstepError, UsageError
+from twinstep.telling import tell
 from twinstep.trust.credentials import load
 
 DELETES_MAX = 100  # etcd takes 128 operations in a transaction
@@ -89,11 +89,11 @@ def wait_for_result(
             for event in watch.next(LOOK_S):
                 item = event.item
     if item is None and not living:
-        print("twinstep: all machines have ended without a result", file=sys.stderr)
+        tell("twinstep: all machines have ended without a result", error=True)
         return 1
     if item is None:
         return 128 + ended[0]
     result = msgspec.json.decode(item.value)
     if result["status"]:
-        print(f"twinstep: the job ended: {result['reason']}", file=sys.stderr)
+        tell(f"twinstep: the job ended: {result['reason']}", error=True)
     return int(result["status"])

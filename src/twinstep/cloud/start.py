@@ -18,6 +18,7 @@ from twinstep.agent.stores import open_store
 from twinstep.cloud.choice import OPERATORS, Closes, operator_for
 from twinstep.cloud.description import read_job
 from twinstep.errors import ConfigError
+from twinstep.telling import tell
 from twinstep.trust.credentials import load
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--standby", action="store_true")
     options = parser.parse_args(arguments)
     if not __debug__:
-        print("twinstep: agents do not run under python -O: assertions guard state")
+        tell("twinstep: agents do not run under python -O: assertions guard state")
         return 2
     job = read_job(options.folder)
     command = Command(
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
             job=job.job,
         )
     except ConfigError as error:
-        print(f"twinstep: {error}", file=sys.stderr, flush=True)
+        tell(f"twinstep: {error}", error=True)
         return 2
     status = serve(job.job, post, command, store, operator)
     if isinstance(operator, Closes):

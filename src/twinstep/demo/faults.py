@@ -79,8 +79,8 @@ class Fault:
     cost_max: int = STEPS_LOST_MAX
     """So many steps may be lost, where copies keep up."""
     needs: frozenset[str] = frozenset()
-    """Some of "hosts", "etcd", "clocks"; "loopback" where it cannot be on hosts, and
-    "ballast" where the state must be large."""
+    """Some of "hosts", "etcd", "clocks", "memory", "disk"; "loopback" where it cannot
+    be on hosts, and "ballast" where the state must be large."""
 
 
 def training(status: Status) -> list[MachineStatus]:

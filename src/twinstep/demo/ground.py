@@ -19,6 +19,7 @@ from twinstep import jobs
 from twinstep.agent.lifeline import tied
 from twinstep.agent.status import Status
 from twinstep.cloud.description import read_job
+from twinstep.demo.hosts.groups import MemoryGroup
 from twinstep.demo.hosts.members import Members, on_loopback
 from twinstep.demo.hosts.network import Network
 
@@ -78,6 +79,14 @@ class Ground(Protocol):
 
     def shift_clock(self, machine: str, seconds: float) -> None:
         """The machine's wall clock is wrong by so much, from now on."""
+        ...
+
+    def memory_of(self, machine: str) -> MemoryGroup:
+        """The control group that all of a machine runs in, where it has one."""
+        ...
+
+    def disk_of(self, machine: str) -> Path:
+        """The folder, as it is here, of a machine's own disk, where it has one."""
         ...
 
     def clock_ahead_s(self, machine: str) -> float:
@@ -141,6 +150,12 @@ class Loopback:
 
     def shift_clock(self, machine: str, seconds: float) -> None:
         raise AssertionError(f"{machine} has this computer's clock")
+
+    def memory_of(self, machine: str) -> MemoryGroup:
+        raise AssertionError(f"{machine} has this computer's memory")
+
+    def disk_of(self, machine: str) -> Path:
+        raise AssertionError(f"{machine} has this computer's disks")
 
     def clock_ahead_s(self, machine: str) -> float:
         return 0.0

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import product
 
-from twinstep.demo import faults, frames, moments, outages, recovering, together
+from twinstep.demo import (
+    faults,
+    frames,
+    moments,
+    outages,
+    pressure,
+    recovering,
+    together,
+)
 from twinstep.demo.faults import STEPS_LOST_MAX, Fault
 from twinstep.errors import UsageError
 
@@ -25,7 +33,7 @@ _PROCESSES: dict[str, Fault] = {
         strike=outages.pause_agent, takes_machine=True, recovers=False, needs=_HERE
     ),
     "kill-machine": Fault(strike=faults.kill_machine, takes_machine=True),
-    "corrupt-copy": Fault(strike=faults.corrupt_copy, takes_machine=True, needs=_HERE),
+    "corrupt-copy": Fault(strike=faults.corrupt_copy, takes_machine=True),
     "kill-root": Fault(strike=faults.kill_root, takes_machine=True),
     "pause-root": Fault(strike=outages.pause_root, takes_machine=True),
 }
@@ -136,6 +144,19 @@ _CLOCKS: dict[str, Fault] = {
     ),
 }
 
+_PRESSURE: dict[str, Fault] = {
+    "memory-limit": Fault(
+        strike=pressure.memory_limit,
+        takes_machine=True,
+        needs=frozenset({"hosts", "memory"}),
+    ),
+    "full-disk": Fault(
+        strike=pressure.full_disk,
+        takes_machine=True,
+        needs=frozenset({"hosts", "disk"}),
+    ),
+}
+
 GROUPS: dict[str, dict[str, Fault]] = {
     "processes": _PROCESSES,
     "moments": _moments(),
@@ -144,6 +165,7 @@ GROUPS: dict[str, dict[str, Fault]] = {
     "store": _STORE,
     "links": _LINKS,
     "clocks": _CLOCKS,
+    "pressure": _PRESSURE,
 }
 
 FAULTS: dict[str, Fault] = {

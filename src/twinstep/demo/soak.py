@@ -25,7 +25,7 @@ from rich.table import Table
 from twinstep.demo import show
 from twinstep.demo.drive import Planned
 from twinstep.demo.ground import KINDS_OF_STORE, Ground, Loopback
-from twinstep.demo.hosts.ground import Hosts
+from twinstep.demo.hosts.ground import OWN, Hosts
 from twinstep.demo.hosts.network import missing
 from twinstep.demo.job import Plan
 from twinstep.demo.kinds import FAULTS, check, named, needs
@@ -112,7 +112,7 @@ def ground_for(
         )
     if missing():
         raise UsageError(missing())
-    return Hosts(kv=kv, replacements=len(blows) + 2, wrong_clocks="clocks" in wanted)
+    return Hosts(kv=kv, replacements=len(blows) + 2, own=wanted & OWN)
 
 
 def soak(

@@ -22,7 +22,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,8 @@ from twinstep.cloud.serving import Gone, Serving, Started
 from twinstep.config import Trust
 from twinstep.demo.ground import CONFIG, KINDS_OF_STORE, Work
 from twinstep.demo.hosts.clocks import make_clock, set_clock
+from twinstep.demo.hosts.disks import on_disk
+from twinstep.demo.hosts.groups import MemoryGroup, new_group
 from twinstep.demo.hosts.members import Members, Place
 from twinstep.demo.hosts.network import SWITCH, Network, missing
 from twinstep.errors import UsageError
@@ -48,6 +50,8 @@ from twinstep.trust.credentials import load
 STORE_PORT = 4711
 FIRST_ETCD = 101
 ZOMBIES_MAX = 60
+OWN = frozenset({"clocks", "memory", "disk"})
+"""What a machine may have of its own beside its network."""
 CLOCKS_S = (0.0, 3600.0, -3600.0)
 """Where clocks are wrong, every third is right, an hour ahead, an hour behind."""
 
@@ -86,13 +90,15 @@ class Hosts:
         *,
         kv: str = "embedded",
         replacements: int,
-        wrong_clocks: bool = False,
+        own: Collection[str] = (),
         settings: Path = CONFIG,
     ) -> None:
+        """`own` is some of OWN; clocks are wrong then."""
         why_not = missing()
         if why_not:
             raise UsageError(why_not)
-        self._wrong_clocks = wrong_clocks
+        self._own = frozenset(own)
+        self._groups: dict[str, MemoryGroup] = {}
         self._kv, self._replacements = kv, replacements
         self._settings = settings
         self._stack = ExitStack()
@@ -178,7 +184,7 @@ class Hosts:
         if host not in self.network.hosts:
             raise OSError(f"all {len(self.network.hosts)} hosts have been used")
         settings = ["env", "GLOO_SOCKET_IFNAME=eth0"]
-        if self._wrong_clocks:
+        if "clocks" in self._own:
             self._ahead_s[name] = CLOCKS_S[number % len(CLOCKS_S)]
             make_clock(self._clock(name), self._ahead_s[name])
             path = environment.inherited().get("PYTHONPATH", "")
@@ -190,7 +196,16 @@ class Hosts:
         command += ["--machines", str(work.machines), "--copies", str(work.copies)]
         if work.machines <= number < work.machines + work.standbys:
             command.append("--standby")
-        return self.network.machine(host, [*command, *work.command])
+        command += work.command
+        if "disk" in self._own:
+            command = on_disk(self._sockets / name, command)
+        command = self.network.machine(host, command)
+        if "memory" in self._own:
+            group = new_group(f"twinstep-{os.getpid()}-{name}")
+            self._stack.callback(group.close)
+            self._groups[name] = group
+            command = group.inside(command)
+        return command
 
     def _clock(self, name: str) -> Path:
         return self._sockets / f"clock-{name}"
@@ -228,6 +243,14 @@ class Hosts:
 
     def shift_clock(self, machine: str, seconds: float) -> None:
         set_clock(self._clock(machine), self._ahead_s[machine] + seconds)
+
+    def memory_of(self, machine: str) -> MemoryGroup:
+        return self._groups[machine]
+
+    def disk_of(self, machine: str) -> Path:
+        # As the machine sees it: the disk is mounted there only.
+        own = Path(f"/proc/{self._reach.groups[machine]}/root")
+        return own / (self._sockets / machine).relative_to("/")
 
     def clock_ahead_s(self, machine: str) -> float:
         return self._ahead_s.get(machine, 0.0)
