@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import dataclass, field
 from random import Random
 
+import msgspec
 import pytest
 
 from tests.demo import records
 from twinstep.agent.record import Plan
-from twinstep.demo.recovering import WHO, Before, couple, phase_of
+from twinstep.agent.status import MachineStatus, Status
+from twinstep.demo.faults import Missed
+from twinstep.demo.recovering import WHO, Before, couple, phase_of, reached
 from twinstep.demo.together import survives
 from twinstep.errors import UsageError
 
@@ -68,3 +74,45 @@ def test_where_every_pair_takes_a_shard_nobody_is_hit() -> None:
     for phase, who in (("electing", "agent"), ("stopping", "root")):
         with pytest.raises(UsageError, match="together with m00"):
             couple(status, who, phase, Random(1))
+
+
+@dataclass
+class Told:
+    """A recovery whose phases are given, and a newcomer that has just joined."""
+
+    newcomer: MachineStatus
+    phases: list[str] = field(default_factory=list[str])
+
+    def phase(self) -> str:
+        return self.phases.pop(0)
+
+    def members(self) -> list[str]:
+        return ["m00", "", "m02", self.newcomer.machine]
+
+    def machine(self, name: str, status: Status) -> MachineStatus | None:
+        return self.newcomer if name == self.newcomer.machine else None
+
+
+def test_a_newcomer_is_found_that_joined_after_the_first_blow() -> None:
+    agent = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", "join", "m07"],
+        start_new_session=True,
+    )
+    try:
+        newcomer = msgspec.structs.replace(
+            records.status().machines[0], machine="m07", group=agent.pid
+        )
+        course = Told(newcomer=newcomer, phases=["electing", "stopping", "restoring"])
+        victim = reached(
+            course, records.status(), "newcomer", "restoring", None, Random(1)
+        )
+        assert (victim.machine, victim.group) == ("m07", agent.pid)
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_a_phase_that_is_over_is_missed() -> None:
+    course = Told(newcomer=records.status().machines[0], phases=["electing", ""])
+    with pytest.raises(Missed, match="restoring was over"):
+        reached(course, records.status(), "rank", "restoring", None, Random(1))

@@ -22,6 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Protocol, final
 
 from twinstep.agent.record import Plan, Recovery
 from twinstep.agent.status import MachineStatus, Status
@@ -92,14 +93,14 @@ def _strike(who: str, phase: str, kill: bool, scene: Scene, random: Random) -> B
         if plan is None:
             raise UsageError("the job has no plan yet")
         before = Before(round=plan.round, recoveries=len(view.recoveries()))
-        course = Course(view, before)
+        course = StoredCourse(view, before)
         first, second = _victims(scene.status, who, phase, random)
         struck_s = scene.now_s()
         for each in first:
             each.kill()
         if phase == "electing":
             time.sleep(random.uniform(0, ELECTING_S))
-        victim = _reached(course, scene.status, who, phase, second, random)
+        victim = reached(course, scene.status, who, phase, second, random)
         victim.stop()
         time.sleep(SETTLE_S)
         gone = who == "rank" and phase == "restoring" and not all_slots(victim.process)
@@ -118,7 +119,22 @@ def _strike(who: str, phase: str, kill: bool, scene: Scene, random: Random) -> B
     return blow
 
 
-class Course:
+class Course(Protocol):
+    """How far a recovery has come."""
+
+    def phase(self) -> str: ...
+
+    def members(self) -> list[str]:
+        """The machines of the plan, by machine rank; empty names for vacant ones."""
+        ...
+
+    def machine(self, name: str, status: Status) -> MachineStatus | None:
+        """What is known of a machine now, or was when there was `status`."""
+        ...
+
+
+@final
+class StoredCourse:
     """How far the recovery has come, by the store."""
 
     def __init__(self, view: JobView, before: Before) -> None:
@@ -182,7 +198,7 @@ def _victims(
     return killed, victims.all_of(status, second)
 
 
-def _reached(
+def reached(
     course: Course,
     status: Status,
     who: str,
@@ -210,7 +226,7 @@ def _reached(
                 names = new if who == "newcomer" else members
                 machine = course.machine(random.choice(names), status)
             if machine is not None and who == "newcomer":
-                return victims.all_of(status, machine.machine)
+                return victims.whole(machine)  # it may have joined after `status`
             if machine is not None and (found := victims.ranks_with_slots(machine)):
                 return random.choice(found)
         time.sleep(LOOK_S)

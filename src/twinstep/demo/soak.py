@@ -18,7 +18,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -211,7 +210,14 @@ def _table(sums: dict[str, Any]) -> Table:
     title = (
         "Seconds from the blow to decision and next step, where there was a recovery"
     )
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 0, 0, 2),  # so that it fits 80 columns
+        pad_edge=False,
+    )
     table.add_column("kind", no_wrap=True)
     for name in ("blows", "aims", "back", "decided", "max", "step", "max", "lost"):
         table.add_column(name, justify="right", no_wrap=True)

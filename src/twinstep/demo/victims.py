@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinstep.agent.status import MachineStatus, Status
@@ -98,9 +98,15 @@ def agent_of(status: Status, machine: str) -> Victim:
 
 def all_of(status: Status, machine: str) -> Victim:
     """Returns a machine with all that runs on it."""
-    found = find_machine(status, machine)
-    name = f"{found.machine} (root)" if found.machine == status.root else found.machine
-    return Victim(who=name, machine=found.machine, group=live_group(found))
+    found = whole(find_machine(status, machine))
+    root = found.machine == status.root
+    return replace(found, who=f"{found.who} (root)") if root else found
+
+
+def whole(machine: MachineStatus) -> Victim:
+    """Returns all that runs on a machine."""
+    name = machine.machine
+    return Victim(who=name, machine=name, group=live_group(machine))
 
 
 def ranks_with_slots(machine: MachineStatus) -> list[Victim]:
