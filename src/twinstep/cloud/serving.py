@@ -151,7 +151,8 @@ class Serving:
                         f"the operator did not answer {', '.join(missing)} "
                         f"within {self._start_s_max} s"
                     )
-                watch.next(LOOK_S)
+                with contextlib.suppress(DeadlinePassed):  # ours is not over yet
+                    watch.next(LOOK_S)
 
     def close(self) -> None:
         """No machine is left. Raises: DeadlinePassed naming those that are."""
