@@ -98,7 +98,7 @@ def test_machines_go_by_name_rank_or_root() -> None:
 
 
 def test_what_was_foretold_comes_true(trial: Trial) -> None:
-    arguments = ("--steps", "90")
+    arguments = ("--steps", "150")
     trial.start(
         *("--machines", "2", "--standby", "1"),
         script=WORKLOADS / "linear.py",

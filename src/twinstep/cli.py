@@ -58,8 +58,7 @@ MachineName = Annotated[
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write the result to this file.")
 ]
-
-
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
 Script = Annotated[Path, typer.Argument(help="A Python file.")]
 Arguments = Annotated[
     list[str] | None, typer.Argument(help="Passed to the script as they are.")
@@ -248,9 +247,7 @@ def status(
     job: JobFolder = None,
     store: StoreAddress = None,
     config_file: ConfigFile = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object, for programs.")
-    ] = False,
+    as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Until Ctrl-C.")] = False,
     every: Annotated[bool, typer.Option("--list", help="List your jobs.")] = False,
 ) -> None:
@@ -292,9 +289,7 @@ def explain(
     job: JobFolder = None,
     store: StoreAddress = None,
     config_file: ConfigFile = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object, for programs.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what would happen if machines died now; nothing is injured."""
     from twinstep.explain_view import show
@@ -302,6 +297,22 @@ def explain(
     with closing(_view(job, store, config_file)) as view:
         print_ = print if as_json else Console().print
         print_(show(view, machines or [], as_json=as_json))
+
+
+@app.command()
+def timeline(
+    job: JobFolder = None,
+    store: StoreAddress = None,
+    config_file: ConfigFile = None,
+    as_json: AsJson = False,
+    png: Annotated[Path | None, typer.Option(help="Draw it into this file.")] = None,
+) -> None:
+    """Show a step of each machine: training's traffic, and what of copies goes when."""
+    from twinstep.timeline_view import show
+
+    with closing(_view(job, store, config_file)) as view:
+        print_ = print if as_json else Console().print
+        print_(show(view, as_json=as_json, png=png))
 
 
 def _injure(job: Path | None, injure: Callable[[Status], inject.Injury]) -> None:

@@ -38,6 +38,9 @@ class Transfer:
     """Connections per copy; more where one TCP stream does not fill the link."""
     streams_max: int = 16
     """Connections per copy that a peer may use."""
+    waits_max: int = 1000
+    """So often a sender may say before a chunk that it still waits for its turn; it
+    says so three times in timing.transfer_s_max."""
     threads_max: int = 16
     """Copies sent, and copies received, at the same time."""
     socket_buffer_bytes: int = 4 * 1024 * 1024

@@ -87,7 +87,9 @@ def _look(view: JobView) -> Sight:
             "shows its machines"
         )
     training = _training(status)
-    held, silent = ask_all(training, job=view.job.name, credentials=view.credentials)
+    held, silent = ask_all(
+        training, Held, job=view.job.name, credentials=view.credentials
+    )
     by_name = {one.machine: one for one in held}
     return Sight(
         status=status,

@@ -47,7 +47,7 @@ def draw(
         parts.append(Text(f"{name}: no root yet; waiting for the machines to join"))
     else:
         parts += [_headline(name, status, now_s), _machines(status), _memory(status)]
-        parts += [_promise(status), *_amiss(status)]
+        parts += [_promise(status), *_frequency(status), *_amiss(status)]
     if recoveries:
         parts.append(_recoveries(recoveries))
     if result is not None:
@@ -144,6 +144,18 @@ def _promise(status: Status) -> Text:
     count = status.may_lose
     machines = "machine" if count == 1 else "machines"
     return Text(f"any {count} {machines} may be lost; `twinstep explain` tells more")
+
+
+def _frequency(status: Status) -> list[Text]:
+    """How often a step is captured, where that is not always, and what copies cost."""
+    lines: list[Text] = []
+    if status.every > 1:
+        text = f"one step in {status.every} is captured: {status.every_reason}"
+        lines.append(Text(text, style="yellow"))
+    if status.overhead is not None and status.overhead_noise is not None:
+        noise = f"± {status.overhead_noise:.1%}"
+        lines.append(Text(f"copies lengthen steps by {status.overhead:.1%} {noise}"))
+    return lines
 
 
 def _recoveries(recoveries: Sequence[Recovery]) -> Text:

@@ -272,3 +272,17 @@ def test_a_rank_that_does_not_tell_is_left_out() -> None:
     told, silent = beat(5, 10, 1, 1, 11), beat(5, 10, 0, 0, 10)._replace(fed=False)
     assert moment([told, silent]) == moment([told])
     assert moment([silent]) is None and moment([]) is None
+
+
+def test_what_the_kernel_still_has_takes_its_time_before_a_piece() -> None:
+    made = gate(learnt())
+    now = in_step(0.0)
+    # 80 ms of the first span may be used, and 75 of them are queued already.
+    full = made.ask(
+        now, wanted_bytes=50_000, held_s=0.0, now_s=0.0, queued_bytes=75_000
+    )
+    assert isinstance(full, Wait)
+    part = made.ask(
+        in_step(0.04), wanted_bytes=50_000, held_s=0.0, now_s=0.04, queued_bytes=20_000
+    )
+    assert isinstance(part, Go) and part.bytes_max <= 0.02 * made.link.bytes_per_s

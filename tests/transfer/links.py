@@ -164,6 +164,10 @@ class Beside:
         except BaseException as error:
             self._error = error
 
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
     def result(self) -> object:
         self._thread.join(20)
         assert not self._thread.is_alive(), "the other side has not ended"

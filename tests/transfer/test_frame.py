@@ -25,6 +25,7 @@ HEADERS = [
     frame.Accepted(),
     frame.Found(size=9000, chunk_bytes=4096),
     Chunk(index=7, digest=bytes(range(16))),
+    frame.Waits(),
     frame.Verified(shard=5, step=12),
     frame.Rejected(reason="round 2 is over"),
 ]

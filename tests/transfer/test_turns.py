@@ -9,10 +9,10 @@ import pytest
 
 from tests.transfer.links import CHUNK_BYTES, Beside, Link, tcp_pair
 from twinstep import config
-from twinstep.errors import Refused
+from twinstep.errors import ProtocolError, Refused
 from twinstep.schedule_settings import Schedule
 from twinstep.transfer import sender, tcp
-from twinstep.transfer.frame import Chunk
+from twinstep.transfer.frame import Chunk, Waits
 from twinstep.transfer.tcp import TcpChannel
 
 SIZE = 3 * CHUNK_BYTES + 5
@@ -48,6 +48,42 @@ def test_a_turn_that_never_comes_ends_the_copy(link: Link) -> None:
             chunk_bytes=CHUNK_BYTES,
             turn=turn,
         )
+
+
+@pytest.mark.parametrize("allowed", [2, 3])
+def test_a_sender_that_waits_may_say_so_a_bounded_number_of_times(
+    link: Link, allowed: int
+) -> None:
+    first, second = link.pair()
+    source = memoryview(random.Random(0).randbytes(SIZE))
+    target = memoryview(bytearray(SIZE))
+
+    def turn(_size: int) -> None:
+        for _ in range(3):
+            first.send(Waits())
+
+    def send() -> None:
+        sender.send_copy(
+            first, view=source, size=SIZE, chunk_bytes=CHUNK_BYTES, turn=turn
+        )
+
+    def receive() -> None:
+        sender.receive_copy(
+            second,
+            view=target,
+            size=SIZE,
+            chunk_bytes=CHUNK_BYTES,
+            waits_max=allowed,
+        )
+
+    sent = Beside(send)
+    if allowed < 3:
+        with pytest.raises(ProtocolError, match="expected chunk 0, got Waits"):
+            receive()
+    else:
+        receive()
+        assert target == source
+    sent.result()
 
 
 def test_what_nobody_has_read_is_queued_until_it_arrives() -> None:

@@ -1,7 +1,7 @@
-"""Asks an agent what its machine holds now: one question, one answer, a connection.
+"""Asks an agent what its machine holds or sends: a question, an answer, a connection.
 
-For people and programs outside of the job (`twinstep explain`): agents answer only when
-asked, so that knowing costs nothing while nobody wants to know.
+For people and programs outside of the job (`twinstep explain`, `twinstep timeline`):
+agents answer only when asked, so that knowing costs nothing while nobody wants to know.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import TypeVar
 
 import msgspec
 
 from twinstep.agent.messages import Held, Question
 from twinstep.agent.status import MachineStatus
+from twinstep.agent.timeline import Timeline
 from twinstep.clock import monotonic_s
 from twinstep.errors import DeadlinePassed, ProtocolError
 from twinstep.transfer.frame import PREFIX_BYTES, decode_header, encode, parse_prefix
@@ -26,13 +28,21 @@ from twinstep.trust.wire import secure
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """About 40,000 copies on one machine."""
 ASKED_AT_ONCE = 32
-_decoder = msgspec.msgpack.Decoder(Held)
+Answer = TypeVar("Answer", Held, Timeline)
+QUESTIONS = {Held: False, Timeline: True}
+"""What is asked for, and how (Question.traffic)."""
 
 
 def ask(
-    host: str, port: int, *, job: str, answer_s_max: float, credentials: Credentials
-) -> Held:
-    """Returns what the agent at an address holds.
+    host: str,
+    port: int,
+    kind: type[Answer],
+    *,
+    job: str,
+    answer_s_max: float,
+    credentials: Credentials,
+) -> Answer:
+    """Returns what the agent at an address answers: what it holds, or its timeline.
 
     Raises: DeadlinePassed naming the address, OSError, ProtocolError."""
     until_s = monotonic_s() + answer_s_max
@@ -42,7 +52,7 @@ def ask(
         with closing(
             secure(plain, credentials, role=Role.CONTROL, job=job, limit_s=answer_s_max)
         ) as peer:
-            peer.sendall(encode(Question(job=job)))
+            peer.sendall(encode(Question(job=job, traffic=QUESTIONS[kind])))
             prefix = parse_prefix(
                 _read(peer, PREFIX_BYTES, until_s),
                 header_bytes_max=ANSWER_BYTES_MAX,
@@ -51,23 +61,25 @@ def ask(
             header = _read(peer, prefix.header_bytes, until_s)
     except TimeoutError:
         raise DeadlinePassed(f"no answer from {name} within {answer_s_max} s") from None
-    return decode_header(prefix, header, _decoder)
+    return decode_header(prefix, header, msgspec.msgpack.Decoder(kind))
 
 
 def ask_all(
     machines: Sequence[MachineStatus],
+    kind: type[Answer],
     *,
     job: str,
     credentials: Credentials = NONE,
     answer_s_max: float = 5.0,
-) -> tuple[list[Held], list[str]]:
-    """Returns what the machines hold, all asked at once, and who did not answer."""
+) -> tuple[list[Answer], list[str]]:
+    """Returns the machines' answers, all asked at once, and who did not answer."""
 
-    def one(machine: MachineStatus) -> Held | str:
+    def one(machine: MachineStatus) -> Answer | str:
         try:
             return ask(
                 machine.host,
                 machine.port,
+                kind,
                 job=job,
                 answer_s_max=answer_s_max,
                 credentials=credentials,
@@ -77,8 +89,8 @@ def ask_all(
 
     with ThreadPoolExecutor(min(ASKED_AT_ONCE, max(1, len(machines)))) as pool:
         answers = list(pool.map(one, machines))
-    held = [answer for answer in answers if isinstance(answer, Held)]
-    return held, [answer for answer in answers if isinstance(answer, str)]
+    told = [answer for answer in answers if not isinstance(answer, str)]
+    return told, [answer for answer in answers if isinstance(answer, str)]
 
 
 def _read(peer: Connection, count: int, until_s: float) -> bytes:

@@ -11,6 +11,7 @@ step at which it has not is not safe: nobody knows whose bytes are right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twinstep.agent import messages as say
@@ -31,6 +32,12 @@ class Verdict:
     keep: int
     capture: bool
     notes: list[str]
+    in_flight: bool = False
+    """Copies of an earlier step were still on their way."""
+
+
+def always(_step: int) -> bool:
+    return True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +47,8 @@ class Ballot:
     Invariant: keep never falls in a round."""
 
     machines: int
+    captures: Callable[[int], bool] = always
+    """Asked once for each step that can be captured: whether it is (traffic.py)."""
     keep: int = 0
     reached: int = 0
     answered: int = 0
@@ -79,14 +88,20 @@ class Ballot:
         notes = self._compare(reports)
         safe = set[int].intersection(*(set(r.safe) for r in reports)) - self.differing
         self.keep = max(safe | {self.keep})
-        capture = report.step > self.captured
-        capture = capture and not any(r.in_flight for r in reports)
+        in_flight = any(r.in_flight for r in reports)
+        free = report.step > self.captured and not in_flight
+        capture = free and self.captures(report.step)
         if capture:
             self.captured = report.step
         if not (first or capture):
             return None
         return Verdict(
-            step=report.step, first=first, keep=self.keep, capture=capture, notes=notes
+            step=report.step,
+            first=first,
+            keep=self.keep,
+            capture=capture,
+            notes=notes,
+            in_flight=in_flight,
         )
 
     def _compare(self, reports: list[say.Report]) -> list[str]:

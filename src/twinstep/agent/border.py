@@ -27,6 +27,8 @@ WARNINGS_MAX = 4096
 ROUNDS_AHEAD_MAX = 1_000_000
 """A machine may know of rounds that the store does not, after that has lost some; of no
 more than a job comes to in years, or one word would use up all numbers."""
+EVERY_MAX = 1_000_000
+"""No machine plans with so few captures."""
 BAD_MAX = 65_536
 """Copies that are known to be bad at the same time."""
 
@@ -68,6 +70,8 @@ def refusal(message: say.ToRoot, *, machine: str, grid: Grid, round: int) -> str
         case say.Join(round=joins):
             far = joins > round + ROUNDS_AHEAD_MAX
             wrong = f"round {joins}, far beyond {round}" if far else ""
+        case say.Profiled(every=every):
+            wrong = f"a capture in {every} steps" if every > EVERY_MAX else ""
         case say.Unable():
             wrong = ""
     return f"{name} with {wrong}" if wrong else ""

@@ -78,6 +78,7 @@ class Counters:
         self._samples: deque[Sample] = deque(maxlen=samples_max)
         self._thread: threading.Thread | None = None
         self._ends = threading.Event()
+        self._lock = threading.Lock()
         self._taken = 0
         self._seconds = self._processor_s = 0.0
         self._failure = ""
@@ -100,9 +101,20 @@ class Counters:
             self._thread.join(timeout=JOIN_S_MAX)
             self._thread = None
 
+    def since(self, at_s: float) -> list[Sample]:
+        """Returns the samples after a time, in order; cheap where they are few."""
+        found: list[Sample] = []
+        with self._lock:
+            for sample in reversed(self._samples):
+                if sample.at_s <= at_s:
+                    break
+                found.append(sample)
+        return found[::-1]
+
     def samples(self) -> tuple[Sample, ...]:
         """Returns the last samples, by time."""
-        return tuple(self._samples)
+        with self._lock:
+            return tuple(self._samples)
 
     def statistics(self) -> Sampled:
         return Sampled(
@@ -122,7 +134,8 @@ class Counters:
                     at_s = clock.monotonic_s()
                     sent, received = reading.take()
                     sample = Sample(at_s, sent, received, self._own_bytes())
-                    self._samples.append(sample)
+                    with self._lock:
+                        self._samples.append(sample)
                     self._taken += 1
                     self._seconds = seconds + at_s - began_s
                     self._processor_s = processor_s + time.thread_time() - worked_s

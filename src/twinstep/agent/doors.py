@@ -23,6 +23,7 @@ from twinstep import clock
 from twinstep.agent import links, messages as say
 from twinstep.agent.election import RootKey
 from twinstep.agent.guests import Guests
+from twinstep.agent.timeline import timeline_of
 from twinstep.clock import monotonic_s
 from twinstep.errors import ProtocolError, TwinstepError
 from twinstep.transfer.frame import DATA_HEADER_BYTES_MAX, Fetch, Offer, encode
@@ -146,16 +147,21 @@ class Doors:
                 link = self._link(connection, _to_root, header.machine)
                 agent.rooting.attend(header.machine, link)
             case say.Question():
-                await self._show(connection)
+                await self._show(connection, header)
             case _:
                 agent.mover.attend(connection, header)
 
-    async def _show(self, connection: Connection) -> None:
-        """Answers somebody who wants to know what this machine holds."""
+    async def _show(self, connection: Connection, question: say.Question) -> None:
+        """Answers somebody who wants to know what this machine holds, or sends."""
         agent = self._agent
+        answer = (
+            timeline_of(agent.mover.pacing, agent.worker)
+            if question.traffic
+            else agent.worker.held()
+        )
         try:
             async with asyncio.timeout(agent.job.timing.connect_s_max):
-                await streams.send(connection, encode(agent.worker.held()))
+                await streams.send(connection, encode(answer))
         except (OSError, TimeoutError) as error:
             agent.log(f"dropped {links.peer_name(connection)}: {error!r}")
         finally:
@@ -217,7 +223,7 @@ class Doors:
             if not known and not isinstance(message, say.Hopeless):
                 link.close("it speaks for another rank")
                 return
-            agent.carry(agent.worker.from_rank(message))
+            agent.hear_rank(message)
 
         link.start(hear, lambda _reason: guests.parts(link) if guests else None)
 

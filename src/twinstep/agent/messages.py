@@ -61,6 +61,8 @@ class Question(Message, frozen=True, kw_only=True, tag=True):
     """The first and only word of somebody who wants to know what a machine holds."""
 
     job: str
+    traffic: bool = False
+    """Its steps and the copies in them (timeline.py) are asked for instead."""
 
 
 class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +231,24 @@ class Condition(Message, frozen=True, kw_only=True, tag=True):
     warnings: list[str]
 
 
+class Profiled(Message, frozen=True, kw_only=True, tag=True):
+    """How the machine's steps leave its link to copies, as it plans with."""
+
+    machine: Name
+    round: Count
+    term: Count
+    step_s: Seconds
+    idle_s: Seconds
+    """In a step, together, in spans that are worth using."""
+    needs_s: Seconds
+    """How long the link carries the copies of one step."""
+    every: Count
+    """The spans of so many steps hold the copies of one; 0: none that is allowed does.
+    """
+    unfitted_bytes: Bytes
+    """What did not fit into the spans of that many steps."""
+
+
 class Unable(Message, frozen=True, kw_only=True, tag=True):
     """The machine cannot go on as the job is set up (memory does not fit, ...)."""
 
@@ -326,6 +346,7 @@ ToRoot: TypeAlias = (
     | RanksUp
     | CopyBad
     | Condition
+    | Profiled
     | Unable
 )
 FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | LookAtRanks | Finish

@@ -17,6 +17,7 @@ from twinstep.agent.arrivals import Arrivals
 from twinstep.agent.copies import HELD_ALREADY
 from twinstep.agent.fetching import fetch_whole
 from twinstep.agent.lanes import Lanes, Post
+from twinstep.agent.pacing import Pacing, Pages
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Worker
 from twinstep.config import Job
@@ -39,8 +40,12 @@ from twinstep.transfer.exchange import (
     serve_fetch,
 )
 from twinstep.transfer.frame import DataHeader, Fetch, Offer
-from twinstep.transfer.sender import hash_copy, merge_digests, verify_copy
-from twinstep.transfer.tcp import TcpChannel, connect
+from twinstep.transfer.sender import (
+    hash_copy,
+    merge_digests,
+    verify_copy,
+)
+from twinstep.transfer.tcp import Flow, TcpChannel, connect
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.trust.streams import Connection
 
@@ -62,6 +67,7 @@ class Mover:
         clock: Callable[[], float],
         credentials: Credentials = NONE,
         blame: Callable[[str, str], None] = lambda _peer, _reason: None,
+        pages: Pages = dict[int, memoryview],
     ) -> None:
         """`blame` is called with a peer that spoke nonsense, and why it was dropped."""
         self._job, self._name, self._worker = job, name, worker
@@ -75,6 +81,8 @@ class Mover:
             tell_s_max=job.timing.transfer_s_max,
         )
         self._arrivals = Arrivals(self._transit, limits=job.transfer)
+        self._flow = Flow()
+        self.pacing = Pacing(job, worker, pages, self._flow)
 
     # The life of a job.
 
@@ -89,6 +97,7 @@ class Mover:
 
     def close(self) -> None:
         self._lanes.close()
+        self.pacing.close()
 
     # Out: hashing and sending.
 
@@ -184,13 +193,18 @@ class Mover:
             part=part,
             parts=parts,
         )
-        channel = self._connect(ship.target.host, ship.target.port, epoch)
+        channel = self._connect(ship.target.host, ship.target.port, epoch, yields=True)
         started = threading.Event()
 
         def over() -> bool:
             started.set()  # asked before each chunk
             return self._lanes.over(epoch)()
 
+        begin = self._worker.begin
+        mends = begin is not None and ship.step == begin.step
+        turns = self.pacing.turn(
+            channel, size=-(-size // parts), mends=mends, over=over
+        )
         try:
             return offer_copy(
                 channel,
@@ -198,12 +212,14 @@ class Mover:
                 view=view,
                 digests=ship.digests or None,
                 cancelled=over,
+                turn=turns,
             )
         except Refused:
             if started.is_set() and ship.digests:
                 self._check_own(ship, view, size)
             raise
         finally:
+            turns.done()
             self._lanes.closed(channel)
 
     def _check_own(self, ship: do.ShipCopy, view: memoryview, size: int) -> None:
@@ -214,7 +230,10 @@ class Mover:
         if bad is not None:
             raise Corrupt(f"chunk {bad} has a wrong checksum")
 
-    def _connect(self, host: str, port: int, epoch: int) -> TcpChannel:
+    def _connect(
+        self, host: str, port: int, epoch: int, *, yields: bool = False
+    ) -> TcpChannel:
+        """Returns a channel to a machine; one that `yields` gives way to training."""
         channel = connect(
             (host, port),
             limits=self._limits,
@@ -222,6 +241,8 @@ class Mover:
             deadline_s=self._timing.transfer_s_max,
             credentials=self._credentials,
             job=self._name,
+            yielding=self.pacing.settings if yields else None,
+            flow=self._flow,
         )
         self._lanes.opened(channel, epoch)
         return channel
@@ -285,7 +306,10 @@ class Mover:
             connection.close()
             return
         channel = TcpChannel(
-            connection, limits=self._limits, deadline_s=self._timing.transfer_s_max
+            connection,
+            limits=self._limits,
+            deadline_s=self._timing.transfer_s_max,
+            flow=self._flow,
         )
         match header:
             case Offer():
@@ -323,6 +347,7 @@ class Mover:
                     offer,
                     view=view,
                     chunk_bytes_max=self._limits.chunk_bytes,
+                    waits_max=self._limits.waits_max,
                     cancelled=self._lanes.over(epoch),
                 )
             finally:

@@ -29,6 +29,7 @@ from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
 from twinstep.agent.moving import Mover
 from twinstep.agent.outlet import Outlet
+from twinstep.agent.pacing import profiled
 from twinstep.agent.probes import probes_of
 from twinstep.agent.pulses import Pulses
 from twinstep.agent.rooting import Operator, Rooting
@@ -110,6 +111,7 @@ class Agent:
             clock=clock.now_s,
             credentials=post.credentials,
             blame=self.doors.blame,
+            pages=lambda: self._pulses.views,
         )
         self.rooting = Rooting(self, operator)
         self.seat = Seat(
@@ -143,11 +145,6 @@ class Agent:
     @property
     def reserved_bytes(self) -> int:
         return sum(reservation.reserved_bytes for reservation in self._reservations)
-
-    @property
-    def pulses(self) -> dict[int, memoryview]:
-        """The present ranks' pages (schedule/pulse.py), of those that have one."""
-        return self._pulses.views
 
     def _crew(self, command: Command | None) -> Crew | Guests:
         if command is not None:
@@ -267,6 +264,13 @@ class Agent:
             if self.rooting.is_cut_off():
                 self.carry(self.worker.cut_off())
 
+    def hear_rank(self, message: say.FromRank) -> None:
+        """A rank says something; what its page tells of a step may be for the root."""
+        self.carry(self.worker.from_rank(message))
+        if isinstance(message, say.Reached) and not self.worker.stopped:
+            if (plan := self.mover.pacing.reached(message.rank)) is not None:
+                self.carry(self.worker.tell(profiled(self.worker, plan)))
+
     # Actions.
 
     def carry(self, actions: Actions) -> None:
@@ -287,6 +291,7 @@ class Agent:
                 else:
                     self.doors.tell_root(message)
             case do.StartRanks(begin=begin, machine_rank=machine_rank):
+                self.mover.pacing.begins()
                 self.crew.start(
                     begin,
                     machine_rank=machine_rank,

@@ -19,18 +19,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from twinstep.agent import actions as do, border, messages as say, relief
+from twinstep.agent import actions as do, border, messages as say, relief, verdicts
 from twinstep.agent.ballot import Ballot
 from twinstep.agent.chronicle import Chronicle
 from twinstep.agent.deadlines import overdue
 from twinstep.agent.inventories import choose_from
 from twinstep.agent.layouts import Layouts
 from twinstep.agent.phase import Phase, Seen
-from twinstep.agent.plans import answer_of, begin_of, plan_of, recall
+from twinstep.agent.plans import begin_of, plan_of, recall
 from twinstep.agent.record import Plan
 from twinstep.agent.requests import Requests
 from twinstep.agent.roster import Roster
 from twinstep.agent.suspicion import Suspicion
+from twinstep.agent.traffic import Traffic
 from twinstep.config import Job
 from twinstep.recovery.choice import CopyName
 from twinstep.values import Grid
@@ -63,6 +64,7 @@ class Root:
     begin: say.Begin | None = None
     ballot: Ballot = field(init=False)
     suspicion: Suspicion = field(init=False)
+    traffic: Traffic = field(init=False)
     bad: set[CopyName] = field(default_factory=set[CopyName])
     seen: Seen = field(default_factory=Seen)
 
@@ -72,7 +74,10 @@ class Root:
             asks_max=self.job.asks_max, ask_again_s=self.job.timing.ask_again_s
         )
         self.layouts = Layouts(machines=self.grid.machines)
-        self.ballot = Ballot(machines=self.grid.machines)
+        self.traffic = Traffic(settings=self.job.schedule)
+        self.ballot = Ballot(
+            machines=self.grid.machines, captures=self.traffic.budget.captures
+        )
         self.suspicion = Suspicion(job=self.job, now_s=self.now_s)
         self.phase_since_s = self.now_s
 
@@ -170,7 +175,7 @@ class Root:
         self.layouts.laid.clear()
         self.begin = None
         self.suspicion.ends()
-        self._enter(Phase.STOPPING)
+        self.enter(Phase.STOPPING)
         saved = self._save()
         stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
         return [do.Log(text=f"round {self.round}: {reason}"), saved, *stops]
@@ -182,7 +187,7 @@ class Root:
     def _save(self) -> do.SavePlan:
         return do.SavePlan(plan=msgspec.msgpack.encode(plan_of(self)))
 
-    def _enter(self, phase: Phase) -> None:
+    def enter(self, phase: Phase) -> None:
         self.phase, self.phase_since_s = phase, self.now_s
 
     def inventory(self, inventory: say.Inventory) -> Actions:
@@ -208,7 +213,7 @@ class Root:
         if not self.roster.vacant():
             return done + self._start()
         if self.phase is not Phase.PLACING:
-            self._enter(Phase.PLACING)
+            self.enter(Phase.PLACING)
         return [*done, *self.ask(), self._save()]
 
     def ask(self) -> Actions:
@@ -238,11 +243,12 @@ class Root:
         port = inventories[0].master_port
         self.begin = begin_of(self, choice, master_port=port)
         self.ballot.start(choice.step)
+        self.traffic.begins(self.roster.members)
         self.seen = Seen()
         reached = max(i.reached for i in inventories)
         self.suspicion.begins(reached=reached, now_s=self.now_s)
-        self._enter(Phase.LOADING)
-        begins = self._tell_members(self.begin)
+        self.enter(Phase.LOADING)
+        begins = self.tell_members(self.begin)
         return [*extra, self._save(), *begins, *self.chronicle.saved()]
 
     # A round under way.
@@ -259,7 +265,7 @@ class Root:
             case say.Inventory():
                 return self.inventory(message)
             case say.Report():
-                return self._report(message)
+                return verdicts.report(self, message)
             case say.Laid():
                 return self._laid_out(message)
             case say.RankEnded():
@@ -270,23 +276,25 @@ class Root:
                 self.seen.up.add(message.machine)
                 self.seen.pids.update(message.pids)
                 all_up = len(self.seen.up) == self.grid.machines
-                return self._moment("ranks_up_s") if all_up else []
+                return self.moment("ranks_up_s") if all_up else []
             case say.Loaded():
                 return self._machine_loaded(message)
             case say.CopyBad():
                 return self._copy_bad(message)
+            case say.Profiled():
+                return [do.Log(text=text) for text in self.traffic.hears(message)]
             case say.Unable():
                 if self.phase is Phase.OVER:
                     return []  # others say the same
                 return self._finish(2, f"{message.machine}: {message.reason}")
 
-    def _active(self) -> bool:
+    def is_active(self) -> bool:
         return self.phase in (Phase.LOADING, Phase.TRAINING)
 
-    def _moment(self, name: str) -> Actions:
+    def moment(self, name: str) -> Actions:
         return [*self.chronicle.moment(name, self.now_s)]
 
-    def _tell_members(self, message: say.FromRoot) -> Actions:
+    def tell_members(self, message: say.FromRoot) -> Actions:
         members = self.roster.present()
         return [do.TellAgent(machine=name, message=message) for name in members]
 
@@ -295,31 +303,13 @@ class Root:
             return []
         assert self.begin is not None
         reserve = self.layouts.reserve(self.begin)
-        return [self._save(), *self._tell_members(reserve)]
-
-    def _report(self, report: say.Report) -> Actions:
-        if not self._active() or self.begin is None:
-            return []
-        verdict = self.ballot.take(report)
-        if verdict is None:
-            return []
-        self.suspicion.stepped(verdict.step, first=verdict.first, now_s=self.now_s)
-        done: Actions = [do.Log(text=text) for text in verdict.notes]
-        if self.phase is Phase.LOADING:
-            self._enter(Phase.TRAINING)
-        done += self._moment("first_step_s")
-        if verdict.keep > 0:
-            done += self.chronicle.redundant(self.now_s)
-        if verdict.keep >= self.begin.step:
-            self.bad.clear()  # every holder has verified a copy since, or a newer one
-        answer = answer_of(self, verdict)
-        return [*done, *self._tell_members(answer), *relief.planned(self)]
+        return [self._save(), *self.tell_members(reserve)]
 
     def _machine_loaded(self, loaded: say.Loaded) -> Actions:
         self.seen.loaded.add(loaded.machine)
         self.chronicle.read_from(loaded.sources.values())
         all_loaded = len(self.seen.loaded) == self.grid.machines
-        return self._moment("loaded_s") if all_loaded else []
+        return self.moment("loaded_s") if all_loaded else []
 
     def _copy_bad(self, bad: say.CopyBad) -> Actions:
         if self.begin is None:
@@ -333,7 +323,7 @@ class Root:
         return done
 
     def _rank_ended(self, ended: say.RankEnded) -> Actions:
-        if not self._active():
+        if not self.is_active():
             return []
         if ended.status == 0:
             self.seen.ended.add(ended.rank)
@@ -348,7 +338,7 @@ class Root:
 
     def _looked(self, looked: say.Looked) -> Actions:
         """Once everybody was looked at, the culprit is named and all start again."""
-        if not self._active():
+        if not self.is_active():
             return []
         hang = self.suspicion.looked(looked, self.now_s)
         if hang is None:
@@ -378,7 +368,7 @@ class Root:
             return [self._save(), *asks]
         if self.phase is Phase.STOPPING and not relief.waits(self):
             return self._place()
-        if not self._active() or self.seen.ended:
+        if not self.is_active() or self.seen.ended:
             return []
         return self._look() if self.suspicion.to_look(self.now_s) else []
 
@@ -388,10 +378,10 @@ class Root:
         look = say.LookAtRanks(
             round=self.round, term=self.term, threads=looking.threads
         )
-        return self._tell_members(look)
+        return self.tell_members(look)
 
     def _finish(self, status: int, reason: str) -> Actions:
-        self._enter(Phase.OVER)
+        self.enter(Phase.OVER)
         finish = say.Finish(
             round=self.round, term=self.term, status=status, reason=reason
         )

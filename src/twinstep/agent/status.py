@@ -55,6 +55,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     while no step is safe yet."""
     only_here: dict[str, list[int]] = {}
     """Machines with the only copy of shards, while copies are being made again."""
+    every: int = 1
+    """One step in so many is captured."""
+    every_reason: str = ""
+    """Why not every one."""
+    overhead: float | None = None
+    """By how much copies lengthen the mean step, as a part of it; None before it is
+    known, or where no step is left out to measure it."""
+    overhead_noise: float | None = None
+    """What that may be more, or less."""
 
 
 def status_of(root: Root, *, machine: str) -> Status:
@@ -69,7 +78,7 @@ def status_of(root: Root, *, machine: str) -> Status:
         for name in sorted(root.roster.joined)
         if name not in root.roster.members
     ]
-    present = outlook_of(root)
+    present, overhead = outlook_of(root), root.traffic.budget.overhead
     return Status(
         at_s=root.now_s,
         phase=root.phase.value,
@@ -88,6 +97,10 @@ def status_of(root: Root, *, machine: str) -> Status:
         restored_step=root.begin.step if root.begin else 0,
         may_lose=present.may_lose,
         only_here=present.only_here,
+        every=root.traffic.every,
+        every_reason=root.traffic.reason if root.traffic.every > 1 else "",
+        overhead=overhead.mean if overhead else None,
+        overhead_noise=overhead.noise if overhead else None,
     )
 
 

@@ -111,18 +111,28 @@ class Gate:
         self._overflows = timetable.unfitted_bytes > 0
 
     def ask(
-        self, now: Moment | None, *, wanted_bytes: int, held_s: float, now_s: float
+        self,
+        now: Moment | None,
+        *,
+        wanted_bytes: int,
+        held_s: float,
+        now_s: float,
+        queued_bytes: int = 0,
     ) -> Go | Wait:
         """Returns whether a piece may go now; one that may counts as sent.
 
         Args:
           now: what training does; None where nobody tells.
           wanted_bytes: what is left of the copy, from a chunk's beginning.
-          held_s: how long ago the copy might have begun to go."""
+          held_s: how long ago the copy might have begun to go.
+          queued_bytes: what the kernel has of pieces and was not acknowledged yet. A
+            send buffer takes a piece long before the link does."""
         assert wanted_bytes > 0, wanted_bytes
         if self.settings.mode == "off" or now is None or self._profile is None:
             return Go(wanted_bytes, None)
-        ahead_s = self._free_s - now_s - self._ahead_s_max
+        queue_s = queued_bytes / self.link.bytes_per_s
+        free_s = max(self._free_s, now_s + queue_s)
+        ahead_s = free_s - now_s - self._ahead_s_max
         if ahead_s > 0:
             return Wait(
                 max(ahead_s, TICK_S), "the link is still busy with the pieces before"
@@ -138,7 +148,7 @@ class Gate:
             size = self._fill(now, wanted_bytes)
         elif span is not None:
             ends_s = now.since_s + self.settings.mu * span.mean_s
-            room_s = ends_s - max(now_s, self._free_s)
+            room_s = ends_s - max(now_s, free_s)
             size = self.link.fits_bytes(room_s, wanted_bytes)
         if span is not None and size > 0:
             return self._go(size, span.after, now_s)

@@ -143,7 +143,7 @@ def from_counters(
     busy: list[list[float]] = []
     for one, two in itertools.pairwise(samples):
         start_s, end_s = max(one.at_s, began_s), min(two.at_s, ended_s)
-        if start_s >= end_s or not _is_busy(one, two, quiet_bytes_per_s):
+        if start_s >= end_s or not is_busy(one, two, quiet_bytes_per_s):
             continue
         start_s, end_s = start_s - began_s, end_s - began_s
         if busy and start_s - busy[-1][1] < span_s_min:
@@ -158,7 +158,8 @@ def from_counters(
     )
 
 
-def _is_busy(one: Sample, two: Sample, quiet_bytes_per_s: float) -> bool:
+def is_busy(one: Sample, two: Sample, quiet_bytes_per_s: float) -> bool:
+    """Returns whether training used the interface between two samples."""
     sent = two.sent_bytes - one.sent_bytes
     received = two.received_bytes - one.received_bytes
     if sent < 0 or received < 0:

@@ -108,6 +108,7 @@ def accept_copy(
     *,
     view: memoryview,
     chunk_bytes_max: int,
+    waits_max: int = 0,
     cancelled: Cancelled = never,
 ) -> bytes:
     """Takes a part of the copy offered into `view`; returns its digests.
@@ -138,6 +139,7 @@ def accept_copy(
             part=offer.part,
             parts=offer.parts,
             cancelled=cancelled,
+            waits_max=waits_max,
         )
     except Corrupt as error:
         refuse(channel, str(error))

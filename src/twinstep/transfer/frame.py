@@ -190,6 +190,10 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     digest: bytes
 
 
+class Waits(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The sender lives, and waits for its turn: the next chunk comes later."""
+
+
 class Verified(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """I hold this part of the copy, and every chunk has its checksum."""
 
@@ -205,5 +209,5 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The copy asked for is here, and is not what was captured."""
 
 
-DataHeader = Offer | Accepted | Fetch | Found | Chunk | Verified | Rejected
+DataHeader = Offer | Accepted | Fetch | Found | Chunk | Waits | Verified | Rejected
 DATA_DECODER: msgspec.msgpack.Decoder[DataHeader] = msgspec.msgpack.Decoder(DataHeader)

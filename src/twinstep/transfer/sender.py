@@ -22,7 +22,7 @@ import xxhash
 
 from twinstep.errors import Corrupt, ProtocolError, Refused
 from twinstep.transfer.channel import Channel
-from twinstep.transfer.frame import Chunk, DataHeader, Rejected
+from twinstep.transfer.frame import Chunk, DataHeader, Rejected, Waits
 from twinstep.values import DIGEST_BYTES, chunk_count
 
 Cancelled = Callable[[], bool]
@@ -80,8 +80,11 @@ def receive_copy(
     part: int = 0,
     parts: int = 1,
     cancelled: Cancelled = never,
+    waits_max: int = 0,
 ) -> bytes:
     """Reads one part of a copy into place; returns the digests of that part.
+
+    The sender may say up to `waits_max` times before a chunk that it waits.
 
     Raises: Corrupt, after the whole part was read, naming the first chunk whose
     bytes do not have its digest; ProtocolError when a chunk is not the next one;
@@ -93,6 +96,11 @@ def receive_copy(
         _stop_if(cancelled, "receiving", index)
         piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
         header, payload_bytes = channel.receive()
+        for _ in range(waits_max):
+            if not isinstance(header, Waits):
+                break
+            _stop_if(cancelled, "receiving", index)
+            header, payload_bytes = channel.receive()
         digest = _next_digest(header, payload_bytes, index=index, due=piece.nbytes)
         channel.receive_into(piece)
         if xxhash.xxh3_128_digest(piece) != digest:

@@ -41,6 +41,16 @@ from twinstep.trust.wire import secure
 _TIMEVAL = struct.Struct("ll")
 
 
+class Flow:
+    """Bytes that a machine's copies have sent and received, on all their connections.
+
+    Added to by several threads without a lock: a sum that is a chunk short for a moment
+    harms nobody."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class TcpChannel:
     """One end of a data connection. One thread uses it; any thread may close it."""
 
@@ -52,12 +62,14 @@ class TcpChannel:
         deadline_s: float,
         peer: str = "",
         received: bytes = b"",
+        flow: Flow | None = None,
     ) -> None:
         """Takes over `sock`. `received` are bytes that came after the frames which
         somebody else has already read from it; at most 64 KiB."""
         self._sock = sock
         self._deadline_s = deadline_s
         self._peer = peer or _name(sock)
+        self._flow = Flow() if flow is None else flow
         self._header_bytes_max = min(
             limits.header_bytes_max, frame.DATA_HEADER_BYTES_MAX
         )
@@ -102,7 +114,9 @@ class TcpChannel:
 
     def _send_some(self, parts: Sequence[bytes | memoryview], total: int) -> int:
         try:
-            return self._sock.sendmsg(parts)
+            sent = self._sock.sendmsg(parts)
+            self._flow.bytes += sent
+            return sent
         except BlockingIOError:
             raise self._late(f"took none of {total} bytes") from None
         except OSError as error:
@@ -175,6 +189,7 @@ class TcpChannel:
             raise self._lost(f"after {where}: {error}") from error
         if got == 0:
             raise self._lost(f"after {where}")
+        self._flow.bytes += got
         return got
 
     def queued(self) -> int:
@@ -210,6 +225,7 @@ def connect(
     credentials: Credentials = NONE,
     job: str = "",
     yielding: Schedule | None = None,
+    flow: Flow | None = None,
 ) -> TcpChannel:
     """Returns a channel to `address`, both ends proved to be of `job`.
 
@@ -232,8 +248,10 @@ def connect(
         ) from None
     except OSError as error:
         raise PeerClosed(f"no connection to {name}: {error}") from error
-    channel = TcpChannel(sock, limits=limits, deadline_s=deadline_s, peer=name)
-    if yielding is not None:
+    channel = TcpChannel(
+        sock, limits=limits, deadline_s=deadline_s, peer=name, flow=flow
+    )
+    if yielding is not None and yielding.mode != "off":
         give_way(sock, yielding)
     return channel
 

@@ -1,0 +1,41 @@
+"""Decides for the root what follows when all machines have reported a step.
+
+The vote itself is counted in ballot.py: what is kept, and whether the step is captured.
+Here it is told to all; training has begun, or goes on, a recovery is over, a hang is
+not suspected, and what copies cost is known better than before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twinstep.agent import actions as do, messages as say, relief
+from twinstep.agent.phase import Phase
+from twinstep.agent.plans import answer_of
+
+if TYPE_CHECKING:
+    from twinstep.agent.root import Actions, Root
+
+
+def report(root: Root, report: say.Report) -> Actions:
+    """A machine stands at a step; with the last of them there is a verdict."""
+    if not root.is_active() or root.begin is None:
+        return []
+    captured = root.ballot.captured
+    verdict = root.ballot.take(report)
+    if verdict is None:
+        return []
+    root.suspicion.stepped(verdict.step, first=verdict.first, now_s=root.now_s)
+    notes = list(verdict.notes)
+    if verdict.first:
+        notes += root.traffic.stepped(verdict, captured=captured, now_s=root.now_s)
+    done: Actions = [do.Log(text=text) for text in notes]
+    if root.phase is Phase.LOADING:
+        root.enter(Phase.TRAINING)
+    done += root.moment("first_step_s")
+    if verdict.keep > 0:
+        done += root.chronicle.redundant(root.now_s)
+    if verdict.keep >= root.begin.step:
+        root.bad.clear()  # every holder has verified a copy since, or a newer one
+    answer = answer_of(root, verdict)
+    return [*done, *root.tell_members(answer), *relief.planned(root)]
