@@ -146,6 +146,9 @@ def test_one_bit_of_both_slots_is_flipped(
             assert [i for i, byte in enumerate(view) if byte] == [at]
             assert view[at].bit_count() == 1
             assert not any(reservation.slot(1, slot).view)
+        assert injury.lasts()
+        reservation.slot(0, 1).view[at] = 0
+        assert not injury.lasts(), "the next step was written over it"
         for wrong in (-5001, 1 << 20):
             with pytest.raises(UsageError, match="outside"):
                 inject.corrupt_copy(status, "m00", shard=0, offset=wrong)

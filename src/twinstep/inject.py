@@ -28,6 +28,21 @@ class Injury:
     kind: str
     who: str
     detail: str
+    flips: tuple[tuple[Path, int, int], ...] = ()
+    """Where a bit was flipped: a file, a place in it, and the byte as it is since."""
+
+    def lasts(self) -> bool:
+        """Whether every bit that was flipped still is, as far as can be seen: a step
+        that was on its way may have been written over it."""
+        for path, at, byte in self.flips:
+            try:
+                with open(path, "rb", buffering=0) as memory:
+                    memory.seek(at)
+                    if memory.read(1) != bytes([byte]):
+                        return False
+            except OSError:
+                continue  # its machine is gone
+        return True
 
 
 def kill_rank(status: Status, rank: int) -> Injury:
@@ -73,6 +88,7 @@ def corrupt_copy(
         raise UsageError(
             f"{found.machine} holds no slot of shard {shard}; it has shards {held}"
         )
+    flips: list[tuple[Path, int, int]] = []
     for path in slots:
         with open(path, "r+b", buffering=0) as memory:
             size = memory.seek(0, os.SEEK_END)
@@ -83,8 +99,11 @@ def corrupt_copy(
             byte = memory.read(1)[0]
             memory.seek(at)
             memory.write(bytes([byte ^ 0x10]))
+            flips.append((path, at, byte ^ 0x10))
     detail = f"one bit of shard {shard} flipped in {len(slots)} slots"
-    return Injury(kind="corrupt-copy", who=found.machine, detail=detail)
+    return Injury(
+        kind="corrupt-copy", who=found.machine, detail=detail, flips=tuple(flips)
+    )
 
 
 def find_machine(status: Status, machine: str) -> MachineStatus:

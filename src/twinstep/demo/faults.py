@@ -163,7 +163,12 @@ def corrupt_copy(scene: Scene, random: Random) -> Blow:
     mend it: all ranks reload, and the bad copy must be found.
 
     The ranks are paused meanwhile. In a running job the next step overwrites a
-    damaged slot within a tenth of a second, and there would be nothing to find."""
+    damaged slot within a tenth of a second, and there would be nothing to find. One
+    that was stopped between the root's answer and its copy still does, once; then
+    there is nothing to find either. Aiming anew was decided against: the other machine
+    is lost by then, and a second one would be lost before that is noticed.
+
+    Raises: UsageError when no machine can be lost."""
     status = scene.status
     pairs = corruptible(status)
     if not pairs:
@@ -174,19 +179,22 @@ def corrupt_copy(scene: Scene, random: Random) -> Blow:
         for pid in pids:
             _signal(pid, signal.SIGSTOP)
         time.sleep(SETTLE_S)
-        inject.corrupt_copy(status, machine, shard=shard)
+        injury = inject.corrupt_copy(status, machine, shard=shard)
         struck_s = scene.now_s()
         inject.kill_machine(status, lost)
     finally:
         for pid in pids:
             _signal(pid, signal.SIGCONT)
+    time.sleep(SETTLE_S)
+    lasts = injury.lasts()
     detail = f"a bit of shard {shard} flipped in {machine}, then {lost} killed"
+    detail += "" if lasts else "; a step was written over it"
     return Blow(
         who=f"{machine}, {lost}",
         what=f"{machine} bad, {lost} lost",
         detail=detail,
         struck_s=struck_s,
-        damaged=(machine, shard),
+        damaged=(machine, shard) if lasts else None,
     )
 
 
