@@ -41,7 +41,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.interleave_job import SCHEMES, Found, Shape, lacks, run
+from benchmarks.interleave_job import SCHEMES, Found, Shape, run
 from twinstep.demo.hosts.network import Network, missing
 from twinstep.errors import UsageError
 
@@ -106,7 +106,6 @@ def measure(
             "link_bytes_per_s": rate,
             "bands": shape.bands,
             "idle_s": idle_s,
-            "left_out": {name: why for name in SCHEMES if (why := lacks(name))},
         }
         for number in range(rounds):
             order = [(load, scheme) for load in loads for scheme in schemes]
@@ -135,7 +134,7 @@ def case(load: float, sent_bytes: int, found: dict[str, list[Found]]) -> dict[st
         "load": load,
         "sent_bytes": sent_bytes,
         "every_steps": ours.get("every_steps"),
-        "sent_in_span_share": None,
+        "sent_in_span_share": ours.get("sent_in_span_share"),
         "sent_in_idle_share": ours.get("sent_in_idle_share"),
         "schemes": schemes,
     }
@@ -144,14 +143,17 @@ def case(load: float, sent_bytes: int, found: dict[str, list[Found]]) -> dict[st
 def scheme(jobs: Sequence[Found]) -> dict[str, Any]:
     steps_s = sorted(step_s for job in jobs for step_s in job.steps_s)
     captured = sum(job.captured for job in jobs)
-    shares = [j.wire.idle_share for j in jobs if j.wire.idle_share is not None]
+    idle = [j.wire.idle_share for j in jobs if j.wire.idle_share is not None]
+    spans = [j.in_span_share for j in jobs if j.in_span_share is not None]
     return {
         "step_s": statistics.median(steps_s),
         "spread_s": steps_s[3 * len(steps_s) // 4] - steps_s[len(steps_s) // 4],
         "mean_s": statistics.fmean(steps_s),
         "steps": len(steps_s),
         "every_steps": len(steps_s) / captured if captured else None,
-        "sent_in_idle_share": statistics.fmean(shares) if shares else None,
+        "told_every": max(job.every for job in jobs),
+        "sent_in_span_share": statistics.fmean(spans) if spans else None,
+        "sent_in_idle_share": statistics.fmean(idle) if idle else None,
         "blocked_s": sum(job.blocked_s for job in jobs) / len(steps_s),
         "copies_bytes": sum(job.wire.copies_bytes for job in jobs) / len(steps_s),
         "training_bytes": sum(job.wire.training_bytes for job in jobs) / len(steps_s),
@@ -166,11 +168,11 @@ def table(result: dict[str, Any]) -> Table:
     )
     for head in ("load", "scheme", "step", "spread", "of none", "mean, of none"):
         drawn.add_column(head, justify="left" if head == "scheme" else "right")
-    for head in ("captured", "sent a step", "while idle", "steps"):
+    for head in ("captured", "sent a step", "in spans", "while idle", "steps"):
         drawn.add_column(head, justify="right")
     for each in result["cases"]:
         for name, row in each["schemes"].items():
-            every, share = row["every_steps"], row["sent_in_idle_share"]
+            every = row["every_steps"]
             drawn.add_row(
                 f"{each['load']:.0%}",
                 name,
@@ -180,10 +182,15 @@ def table(result: dict[str, Any]) -> Table:
                 _ratio(row["mean_ratio"]),
                 "-" if every is None else f"1 in {every:.2g}",
                 f"{row['copies_bytes'] / 1e6:.1f} MB",
-                "-" if share is None else f"{share:.0%}",
+                _share(row["sent_in_span_share"]),
+                _share(row["sent_in_idle_share"]),
                 str(row["steps"]),
             )
     return drawn
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _ratio(ratio: float | None) -> str:
@@ -223,9 +230,6 @@ def main() -> int:
     if why_not:
         print(f"this benchmark cannot run here: {why_not}", file=sys.stderr)
         return CANNOT
-    for name in schemes:
-        if why_not := lacks(name):
-            print(f"left out: {why_not}", file=sys.stderr)
     shape = Shape(
         style=given.style,
         machines=given.machines,
@@ -236,7 +240,7 @@ def main() -> int:
     )
     try:
         result = measure(
-            [name for name in schemes if not lacks(name)],
+            schemes,
             [float(load) for load in given.loads.split(",")],
             shape,
             rounds=given.rounds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
 import time
@@ -14,15 +13,17 @@ from typing import Any
 
 from benchmarks.interleave_wire import Account, Wire, account
 from benchmarks.jobs import CONFIG, last_lines
-from twinstep import config
 from twinstep.demo.ground import Work
 from twinstep.demo.hosts.ground import Hosts
 from twinstep.errors import DeadlinePassed, TwinstepError
+from twinstep.timeline_view import Timelines, look
 
 SCRIPT = Path(__file__).with_name("interleave_loop.py")
 WATCHED = 1
 """The host whose wire is read."""
 LOOK_S = 0.1
+ASK_S = 2.0
+"""So often agents are asked what they have learnt; an answer is some kilobytes."""
 END_S_MAX = 300.0
 
 SCHEMES: Mapping[str, Mapping[str, Any]] = {
@@ -70,20 +71,17 @@ class Found:
     blocked_s: float
     """Of the training thread, in twinstep, in all counted steps."""
     wire: Account
+    in_span_share: float | None
+    """Of the bytes that agents let go, those that went into a span of their profiles;
+    None where no agent had a plan."""
+    every: int
+    """One step in so many was captured at the end, by the root's decision."""
     took_s: float
     """The whole job, with its start."""
 
     @property
     def step_s(self) -> float:
         return statistics.median(self.steps_s)
-
-
-def lacks(scheme: str) -> str:
-    """Returns why a scheme cannot be run; "" if it can."""
-    known = {field.name for field in dataclasses.fields(config.Job)}
-    if SCHEMES[scheme]["mode"] == "off" or "schedule" in known:
-        return ""
-    return f"{scheme} needs the settings `schedule`, which this version does not have"
 
 
 def run(scheme: str, shape: Shape, folder: Path, *, sent_bytes: int) -> Found:
@@ -109,7 +107,7 @@ def run(scheme: str, shape: Shape, folder: Path, *, sent_bytes: int) -> Found:
             for host in network.hosts:
                 network.limit(host, shape.bits_per_s, bands=shape.bands)
             with Wire(network, WATCHED) as wire:
-                _wait(hosts, work, ports, log)
+                told = _wait(hosts, work, ports, log)
         finally:
             hosts.close(limit_s=END_S_MAX)
     seen = json.loads(result.with_suffix(".0").read_text())
@@ -119,31 +117,56 @@ def run(scheme: str, shape: Shape, folder: Path, *, sent_bytes: int) -> Found:
         captured=seen["captured"],
         blocked_s=seen["blocked_s"],
         wire=account(wire.frames, ports, **within),
+        in_span_share=in_span_share(told) if told is not None else None,
+        every=told.every if told is not None else 1,
         took_s=time.monotonic() - began_s,
     )
 
 
 def _settings(scheme: str) -> str:
-    known = {field.name for field in dataclasses.fields(config.Job)}
-    lines = [CONFIG, "[transfer]", f"chunk_bytes = {CHUNK_BYTES}"]
-    if "schedule" in known:
-        lines.append("[schedule]")
-        values = {**SETTINGS, **SCHEMES[scheme]}
-        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    lines = [CONFIG, "[transfer]", f"chunk_bytes = {CHUNK_BYTES}", "[schedule]"]
+    values = {**SETTINGS, **SCHEMES[scheme]}
+    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     return "\n".join([*lines, ""])
 
 
-def _wait(hosts: Hosts, work: Work, ports: set[int], log: Path) -> None:
-    """The job has ended well; `ports` are those of its agents."""
+def _wait(hosts: Hosts, work: Work, ports: set[int], log: Path) -> Timelines | None:
+    """The job has ended well; `ports` are those of its agents.
+
+    Returns what the agents said last of their steps."""
     until_s = time.monotonic() + END_S_MAX
+    asked_s, told = time.monotonic(), None
     while (status := hosts.exit_status()) is None:
         if not ports:
             ports |= _ports(hosts, work.machines)
+        elif time.monotonic() > asked_s + ASK_S:
+            told, asked_s = _timelines(hosts) or told, time.monotonic()
         if time.monotonic() > until_s:
             raise DeadlinePassed(f"{END_S_MAX:g} s are over; {last_lines(log)}")
         time.sleep(LOOK_S)
     if status:
         raise DeadlinePassed(f"the job ended with status {status}; {last_lines(log)}")
+    return told
+
+
+def _timelines(hosts: Hosts) -> Timelines | None:
+    """Returns what all agents say of their steps; None while one does not answer."""
+    try:
+        view = hosts.view()
+        if view is None:
+            return None
+        with closing(view):
+            told = look(view)
+    except (TwinstepError, OSError):
+        return None
+    return None if told.silent else told
+
+
+def in_span_share(told: Timelines) -> float | None:
+    """Returns the share of the bytes that were let go as in a span."""
+    sent = sum(machine.sent_bytes for machine in told.machines)
+    within = sum(machine.in_span_bytes for machine in told.machines)
+    return within / sent if sent else None
 
 
 def _ports(hosts: Hosts, machines: int) -> set[int]:
