@@ -25,7 +25,7 @@ from typing import final
 
 from twinstep.agent import messages as say
 from twinstep.agent.watching import Watching
-from twinstep.agent.worker import Worker
+from twinstep.agent.worker import Actions, Worker
 from twinstep.clock import monotonic_s
 from twinstep.config import Job
 from twinstep.errors import Refused
@@ -127,6 +127,11 @@ class Pacing:
         the root of their round may not know the plan."""
         self._seen.clear()
         self._told = False
+
+    def tells(self, rank: int) -> Actions:
+        """A rank has ended a step; what the root is to hear of it goes there."""
+        plan = self.reached(rank)
+        return [] if plan is None else self._worker.tell(profiled(self._worker, plan))
 
     def reached(self, rank: int) -> Plan | None:
         """A rank has ended a step; returns a plan that is to be told."""

@@ -29,7 +29,6 @@ from twinstep.agent.kv import KeyValueStore
 from twinstep.agent.lookout import Lookout
 from twinstep.agent.moving import Mover
 from twinstep.agent.outlet import Outlet
-from twinstep.agent.pacing import profiled
 from twinstep.agent.probes import probes_of
 from twinstep.agent.pulses import Pulses
 from twinstep.agent.rooting import Operator, Rooting
@@ -268,8 +267,7 @@ class Agent:
         """A rank says something; what its page tells of a step may be for the root."""
         self.carry(self.worker.from_rank(message))
         if isinstance(message, say.Reached) and not self.worker.stopped:
-            if (plan := self.mover.pacing.reached(message.rank)) is not None:
-                self.carry(self.worker.tell(profiled(self.worker, plan)))
+            self.carry(self.mover.pacing.tells(message.rank))
 
     # Actions.
 
