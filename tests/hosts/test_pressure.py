@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.hosts.needs import needs_hosts
+from twinstep.demo.ground import Work
 from twinstep.demo.hosts.disks import LOG, fill
+from twinstep.demo.hosts.ground import Hosts
 from twinstep.demo.hosts.groups import MemoryGroup, new_group
 from twinstep.errors import UsageError
 
@@ -80,6 +84,25 @@ def test_without_a_controller_it_is_said_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="children have no memory controller"):
         new_group("mine", root=tmp_path)
     assert not (mount / "job/mine").exists()
+
+
+@needs_hosts
+def test_no_group_is_left_of_machines_that_still_ran(
+    group: MemoryGroup, tmp_path: Path
+) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text("import time; time.sleep(1000)")
+    work = Work(command=[str(script)], machines=2, standbys=0, copies=2)
+    hosts = Hosts(replacements=1, own={"memory"})
+    with (tmp_path / "log").open("wb") as log:
+        hosts.start(work, tmp_path, log)
+        groups = [hosts.memory_of(name) for name in ("m00", "m01")]
+        until_s = time.monotonic() + 20
+        while not all(each.members() for each in groups):
+            assert time.monotonic() < until_s, groups
+            time.sleep(0.02)
+        hosts.close(limit_s=10)
+    assert not any(each.path.exists() for each in groups)
 
 
 def test_a_filled_disk_takes_no_byte_more(tmp_path: Path) -> None:

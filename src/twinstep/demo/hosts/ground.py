@@ -133,6 +133,8 @@ class Hosts:
             output=own_log.fileno(),
         )
         self._reach = Reach(fleet)
+        # What is entered here is left after the machines have been ended.
+        self._stack.callback(self._leave_groups)
         self._serving = Serving(store, self._reach)
         self._stack.callback(self._serving.close)
         self._store = store
@@ -202,7 +204,6 @@ class Hosts:
         command = self.network.machine(host, command)
         if "memory" in self._own:
             group = new_group(f"twinstep-{os.getpid()}-{name}")
-            self._stack.callback(group.close)
             self._groups[name] = group
             command = group.inside(command)
         return command
@@ -251,6 +252,10 @@ class Hosts:
         # As the machine sees it: the disk is mounted there only.
         own = Path(f"/proc/{self._reach.groups[machine]}/root")
         return own / (self._sockets / machine).relative_to("/")
+
+    def _leave_groups(self) -> None:
+        for group in self._groups.values():
+            group.close()
 
     def clock_ahead_s(self, machine: str) -> float:
         return self._ahead_s.get(machine, 0.0)
