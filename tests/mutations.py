@@ -24,6 +24,7 @@ from twinstep.agent.root import Root
 from twinstep.agent.roster import Roster
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Worker
+from twinstep.capture import turn
 from twinstep.sim.copies import Arriving
 from twinstep.sim.ranks import SimRank
 from twinstep.sim.seat import SimSeat
@@ -110,9 +111,24 @@ def a_holder_ignores_the_senders_keep(original, self, *, keep, **offer):
     return original(self, keep=0, **offer)
 
 
-@_patched(SimRank, "_is_late")
-def a_late_answer_for_a_skipped_step_is_acted_on(_original, self, capture):
-    return self.closed or capture.step > self.step
+@_patched(turn, "turn")
+def a_late_answer_for_a_skipped_step_is_acted_on(original, ordered, **stands):
+    due = original(ordered, **stands)
+    return turn.Turn.NOW if due is turn.Turn.LATE and not stands["closed"] else due
+
+
+@_patched(turn, "turn")
+def a_rank_captures_before_it_stands_at_the_step(original, ordered, **stands):
+    due = original(ordered, **stands)
+    return turn.Turn.NOW if due is turn.Turn.LATER and not stands["closed"] else due
+
+
+@_patched(Ballot, "take")
+def a_capture_is_ordered_while_another_lies_ahead(original, self, report):
+    verdict = original(self, report)
+    if verdict is not None and verdict.capture:
+        self.captured = verdict.step
+    return verdict
 
 
 @_patched(Arriving, "verify")

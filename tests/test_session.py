@@ -58,6 +58,47 @@ def test_an_answer_for_an_earlier_step_is_skipped(trained: Trained) -> None:
     assert not any(bytes(trained.agent.slots[0].view))
 
 
+def test_an_order_for_a_step_ahead_waits_until_the_rank_stands_there(
+    trained: Trained,
+) -> None:
+    trained.first_step()
+    trained.agent.answer(3)
+    trained.update()
+    trained.session.after_step(2)
+    trained.update()
+    third = trained.model.weight.detach().clone()
+    trained.session.after_step(3)
+    assert [trained.agent.hear(say.Reached).step for _ in range(2)] == [2, 3]
+    assert trained.agent.hear(say.Captured).step == 3
+    assert trained.session.statistics().skipped == 0
+    slot = bytes(trained.agent.slots[0].view)
+    assert third.numpy().tobytes() in slot
+
+
+def test_an_order_for_a_step_that_never_comes_ends_with_the_session(
+    trained: Trained,
+) -> None:
+    trained.first_step()
+    trained.agent.answer(30)
+    twin = trained.session._thread
+    assert twin is not None
+    trained.session.close()
+    assert not twin.is_alive()
+
+
+def test_an_order_that_waits_does_not_outlive_the_agent(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.first_step()
+    trained.agent.answer(30)
+    trained.agent.close()
+    for step in range(2, 40):
+        trained.update()
+        trained.session.after_step(step)
+    said = capsys.readouterr().err
+    assert said.count("the agent is gone: steps are not protected any more") == 1
+
+
 def test_an_answer_of_no_is_followed(trained: Trained) -> None:
     trained.first_step()
     trained.agent.answer(1, capture=False)

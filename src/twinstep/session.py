@@ -8,8 +8,9 @@
 
 after_step tells the agent that the step is reached and returns. When the root's answer
 comes, the twin thread copies the state into the slot it names, while the next forward
-and backward pass run; a fence before the next update waits for it. An answer that
-comes too late means that the step is skipped: never torn, never waited for.
+and backward pass run; a fence before the next update waits for it. The step to copy may
+lie ahead: the twin waits for it. An answer that comes too late means that the step is
+skipped: never torn, never waited for.
 
     training  update s | after_step | forward, backward s + 1 | fence | update s + 1
     twin                     Capture -> copy -> Captured
@@ -42,6 +43,7 @@ from twinstep.capture.snapshot import (
     StateAdapter,
     cut,
 )
+from twinstep.capture.turn import Standing, Turn, turn
 from twinstep.environment import RankPlace, launch, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
@@ -53,7 +55,7 @@ CONNECT_S_MAX = 30.0
 _present: list[Session] = []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """What protection cost this rank so far. Times in seconds."""
 
@@ -64,17 +66,6 @@ class Statistics:
     """Time the training thread spent in after_step and in the fence."""
     copied_s: float
     """Time the twin thread spent copying."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Standing:
-    """The step that this rank stands at. Under the session's lock."""
-
-    step: int
-    held: Held | None
-    closed: bool = False
-    """The next update is about to run, or has run: the answer is too late."""
-    copying: bool = False
 
 
 class Session:
@@ -109,7 +100,7 @@ class Session:
         self._slots: dict[tuple[int, int], Slot] = {}
         self._shared_range = range(0)
         self._chunk_bytes = 0
-        self._standing = _Standing(step=-1, held=None, closed=True)
+        self._standing = Standing(step=-1, held=None, closed=True)
         self._unfence: Callable[[], None] | None = None
         self._steps = self._captured = self._skipped = 0
         self._blocked_s = self._copied_s = 0.0
@@ -141,7 +132,7 @@ class Session:
             )
             self._thread.start()
         self._unfence = self._adapter.fence(self.fence)
-        self._standing = _Standing(step=step, held=None, closed=True)
+        self._standing = Standing(step=step, held=None, closed=True)
         self._pulse.step_begins(step, self._adapter)
         return step
 
@@ -164,7 +155,8 @@ class Session:
         self.fence()  # for loops without an optimizer that could be hooked
         held = self._hold(step) if self._tether is not None else None
         with self._changed:
-            self._standing = _Standing(step=step, held=held)
+            self._standing = Standing(step=step, held=held)
+            self._changed.notify_all()
         self._steps += 1
         self._pulse.step_begins(step, self._adapter)
         if self._place is not None:
@@ -189,13 +181,8 @@ class Session:
         self._blocked_s += time.perf_counter() - began_s
 
     def statistics(self) -> Statistics:
-        return Statistics(
-            steps=self._steps,
-            captured=self._captured,
-            skipped=self._skipped,
-            blocked_s=self._blocked_s,
-            copied_s=self._copied_s,
-        )
+        counts = (self._steps, self._captured, self._skipped)
+        return Statistics(*counts, self._blocked_s, self._copied_s)
 
     def close(self) -> None:
         """The session ends; the agent keeps what was captured. Safe to repeat."""
@@ -207,7 +194,9 @@ class Session:
     def _close(self, *, well: bool) -> None:
         if self not in _present:
             return
-        _present.remove(self)
+        with self._changed:
+            _present.remove(self)
+            self._changed.notify_all()  # the twin may wait for a step
         self.fence()
         self._pulse.close()
         if self._unfence is not None:
@@ -278,6 +267,7 @@ class Session:
         """The agent is gone; training goes on without protection."""
         with self._changed:
             lost, self._tether = self._tether, None
+            self._changed.notify_all()
         if lost is None:
             return
         lost.close()
@@ -333,8 +323,9 @@ class Session:
         assert self._place is not None
         rank, round = self._place.rank, self._place.round
         with self._changed:
+            self._changed.wait_for(lambda: self._turn(answer) is not Turn.LATER)
             standing = self._standing
-            late = standing.step != answer.step or standing.closed
+            late = self._turn(answer) is not Turn.NOW
             ready = standing.held is not None and bool(self._slots)
             standing.copying = copying = not late and ready
         reason, digests = "", Digests()
@@ -359,19 +350,24 @@ class Session:
         self._skipped += 1
         self._send(say.Skipped(rank=rank, round=round, step=answer.step, reason=reason))
 
-    def _open(self, standing: _Standing) -> None:
+    def _turn(self, answer: say.Capture) -> Turn:
+        """What is due; too late when the session ends, or the agent is gone."""
+        gone, standing = self not in _present or self._tether is None, self._standing
+        due = turn(answer.step, standing=standing.step, closed=standing.closed)
+        return Turn.LATE if gone else due
+
+    def _open(self, standing: Standing) -> None:
         """The fence opens: the next update may run."""
         with self._changed:
             standing.copying = False
             self._changed.notify_all()
 
-    def _copy(self, standing: _Standing, answer: say.Capture) -> Callable[[], Digests]:
+    def _copy(self, standing: Standing, answer: say.Capture) -> Callable[[], Digests]:
         """Reads the live state; the bytes are in the slots when what is returned
         has been called."""
         assert standing.held is not None and self._place is not None
         began_s = time.perf_counter()
         rank = self._place.rank
-        own = self._slots[rank, answer.own_slot]
         shared = [
             slot.view
             for (shard, index), slot in self._slots.items()
@@ -379,7 +375,7 @@ class Session:
         ]
         finish = self._adapter.copy(
             standing.held,
-            own=own.view,
+            own=self._slots[rank, answer.own_slot].view,
             shared=shared[0] if shared else memoryview(bytearray()),
             shared_range=self._shared_range,
             chunk_bytes=self._chunk_bytes,

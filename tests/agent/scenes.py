@@ -57,7 +57,9 @@ def stop(*, round: int = 1, term: int = 1) -> say.Stop:
 def answer(
     step: int, *, keep: int = 0, capture: bool = True, round: int = 1, term: int = 1
 ) -> say.Answer:
-    return say.Answer(round=round, term=term, step=step, keep=keep, capture=capture)
+    return say.Answer(
+        round=round, term=term, step=step, at=step, keep=keep, capture=capture
+    )
 
 
 def join(name: str, **changed: Any) -> say.Join:

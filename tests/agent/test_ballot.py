@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.agent.scenes import report
-from twinstep.agent.ballot import Ballot, Verdict
+from twinstep.agent.ballot import AHEAD_MAX, Ballot, Verdict
 
 
 def ballot(step: int = 0) -> Ballot:
@@ -85,3 +85,61 @@ def test_shared_state_that_differs_is_not_safe_and_its_machines_are_named() -> N
     assert verdict is not None and verdict.keep == 3
     (note,) = verdict.notes
     assert note.startswith("step 4 is not safe") and note.endswith("m0 | m1")
+
+
+# Steps shorter than the way to the root and back.
+
+
+def rounds(one: Ballot, *, late: int, steps: int) -> list[int]:
+    """Steps are made, and a capture is told `late` steps after its report: who was
+    told too late skips. Returns the steps that were captured."""
+    safe: list[int] = []
+    due: list[int] = []
+    for step in range(1, steps):
+        while due and due[0] < step:
+            safe.append(due.pop(0))
+        waits = {"safe": safe[-2:], "in_flight": bool(due)}
+        verdict = votes(one, step, m0=waits, m1=waits)
+        if verdict is not None and verdict.capture and verdict.at >= step + late:
+            due.append(verdict.at)
+    return safe
+
+
+def test_captures_are_told_ahead_where_answers_come_late() -> None:
+    one = ballot()
+    captured = rounds(one, late=5, steps=1000)
+    assert len(captured) > 80
+    assert 4 <= one.ahead <= 10
+
+
+def test_they_are_not_where_answers_come_in_time() -> None:
+    one = ballot()
+    assert rounds(one, late=0, steps=200) == list(range(1, 199))
+    assert one.ahead == 0
+
+
+def test_what_was_learnt_is_forgotten_a_little_at_a_time() -> None:
+    one = ballot()
+    rounds(one, late=40, steps=2000)
+    far = one.ahead
+    one.start(0)
+    rounds(one, late=0, steps=15_000)
+    assert 40 <= far <= 64 and one.ahead < 5
+
+
+def test_it_is_bounded() -> None:
+    one = ballot()
+    rounds(one, late=10**6, steps=20_000)
+    assert one.ahead == AHEAD_MAX
+
+
+def test_nothing_else_is_captured_before_all_have_passed_the_step() -> None:
+    one = ballot()
+    one.ahead = 3
+    verdict = votes(one, 1)
+    assert verdict is not None and (verdict.capture, verdict.at) == (True, 4)
+    for step in (2, 3, 4):
+        verdict = votes(one, step)
+        assert verdict is not None and not verdict.capture
+    verdict = votes(one, 5)
+    assert verdict is not None and verdict.capture

@@ -35,6 +35,8 @@ class ToyRank:
     answered: bool = True
     slots: bool = False
     writing: say.Capture | None = None
+    ordered: say.Capture | None = None
+    """An order to capture a step that is still ahead."""
     wants: bool = False
     """Would go on, but waits for the answer or for its own writing."""
     frozen: bool = False
@@ -156,6 +158,9 @@ class ToyRanks:
         self.stand(rank)
 
     def answer(self, rank: ToyRank, message: say.Capture) -> None:
+        if message.capture and message.step > rank.step and rank.slots:
+            rank.ordered = message
+            return
         late = message.step != rank.step
         rank.answered |= not late
         if message.capture and (late or not rank.slots):
@@ -235,6 +240,9 @@ class ToyRanks:
         rank.answered = False
         reached = say.Reached(rank=rank.rank, round=rank.round, step=rank.step)
         rank.outbox.post(reached)
+        ordered, rank.ordered = rank.ordered, None
+        if ordered is not None:
+            self.answer(rank, ordered)
         self.stand(rank)
 
     def nudge(self) -> None:

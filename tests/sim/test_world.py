@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from twinstep.agent import ballot
 from twinstep.sim.check import Violation
 from twinstep.sim.world import Settings, World
 
@@ -32,6 +33,32 @@ def test_an_undisturbed_job_keeps_up(shared: bool, ranks: int) -> None:
     made = trained(world(shared=shared, ranks=ranks), 20)
     assert made.root is not None and made.root.ballot.keep > 10
     assert made.check.began == [0]
+
+
+def lag(made: World, *, from_s: float, to_s: float) -> int:
+    """By how many steps what is safe is behind, at the worst."""
+    worst = 0
+    made.run_until(from_s)
+    while made.events.now_s < to_s:
+        made.run_until(made.events.now_s + 0.05)
+        assert made.root is not None
+        worst = max(worst, made.root.ballot.reached - made.root.ballot.keep)
+    return worst
+
+
+def test_steps_are_kept_that_are_over_before_an_answer_can_come(monkeypatch) -> None:
+    short = {"step_s": 0.02, "delay_s": 0.01, "start_s": 0.05, "chunk_s": 0.0005}
+    ahead = [lag(world(seed, **short), from_s=4.0, to_s=10.0) for seed in (0, 4, 5)]
+    monkeypatch.setattr(ballot, "AHEAD_MAX", 0)
+    never = [lag(world(seed, **short), from_s=4.0, to_s=10.0) for seed in (0, 4, 5)]
+    assert max(ahead) < 25 < min(never), (ahead, never)
+    monkeypatch.undo()
+    shorter = world(**{**short, "step_s": 0.005})
+    shorter.run_until(3.0)
+    assert shorter.root is not None
+    before = shorter.root.ballot.keep
+    shorter.run_until(6.0)
+    assert shorter.root.ballot.keep > before + 100
 
 
 def test_two_machines_may_be_lost_in_a_row_once_the_copies_exist_again() -> None:

@@ -308,13 +308,15 @@ class Reserve(Message, frozen=True, kw_only=True, tag=True):
 
 
 class Answer(Message, frozen=True, kw_only=True, tag=True):
-    """The vote on `step`: what all keep, and whether it is captured."""
+    """The vote on `step`: what all keep, and whether a step is captured."""
 
     round: Count
     term: Count
     step: Count
     keep: Count
     capture: bool
+    at: int
+    """The step that is captured: `step` or, where answers come late, one ahead."""
 
 
 class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):

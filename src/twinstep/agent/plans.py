@@ -38,6 +38,7 @@ def answer_of(root: Root, verdict: Verdict) -> say.Answer:
         step=verdict.step,
         keep=verdict.keep,
         capture=verdict.capture,
+        at=verdict.at,
     )
 
 

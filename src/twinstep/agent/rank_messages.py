@@ -171,7 +171,8 @@ class Unshare(Message, frozen=True, kw_only=True, tag=True):
 
 
 class Capture(Message, frozen=True, kw_only=True, tag=True):
-    """The answer for `step`: write it into these slots, or do not."""
+    """Write the state at `step`, now or when the rank stands there, into these slots;
+    or do not."""
 
     round: Count
     step: Count

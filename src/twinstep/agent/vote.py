@@ -85,9 +85,13 @@ class Vote:
 
     def order(self, rank: int, answer: say.Answer, copies: Copies) -> say.Capture:
         """Gives a rank the slots that do not hold what is kept, if it is to capture
-        and all of them are free."""
+        and all of them are free.
+
+        From now on they are its own, though the step may lie ahead: what they held is
+        safe nowhere, or was everywhere before `keep` was."""
         table = copies.table
-        shards = copies.written_by(rank) if answer.capture else []
+        passed = answer.at < self.steps.get(rank, 0)
+        shards = copies.written_by(rank) if answer.capture and not passed else []
         targets = {shard: table.target(shard, keep=self.keep) for shard in shards}
         places = [(s, slot) for s, slot in targets.items() if slot is not None]
         capture = bool(shards) and len(places) == len(shards)
@@ -96,14 +100,14 @@ class Vote:
                 table.start(
                     shard,
                     slot,
-                    step=answer.step,
+                    step=answer.at,
                     captured_in=answer.round,
                     writer=f"rank {rank}",
                 )
-            self.writing[rank] = (answer.step, places)
+            self.writing[rank] = (answer.at, places)
         return say.Capture(
             round=answer.round,
-            step=answer.step,
+            step=answer.at,
             capture=capture,
             keep=self.keep,
             own_slot=places[0][1] if capture else 0,

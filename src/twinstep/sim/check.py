@@ -20,8 +20,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from twinstep.agent import actions as do, messages as say
 from twinstep.agent.census import ROOT
+from twinstep.agent.election import RootKey
+from twinstep.agent.record import Plan
+from twinstep.agent.seat import PLAN
 from twinstep.sim.memory import Place, Version
 from twinstep.store.slots import SLOTS
 
@@ -160,6 +165,12 @@ class Check:
                 f"round {begin.round} goes back to {begin.step}, but {floor} was kept "
                 f"and has copies on {self.kept.holders if self.kept else {}}",
             )
+        item = self.world.store.ledger.items.get(PLAN)
+        plan = msgspec.msgpack.decode(item.value, type=Plan) if item else None
+        if plan is None or plan.round < begin.round:
+            raise Violation(
+                "6", f"round {begin.round} begins, and the next root would not know it"
+            )
         self.round, self.acted = (begin.term, begin.round), 0
         self.began.append(begin.step)
         self.kept = None
@@ -215,6 +226,17 @@ class Check:
         other = self.roots.setdefault(term, machine)
         if other != machine:
             raise Violation("2", f"term {term} has two roots: {other} and {machine}")
+
+    def follows(self, machine: str, root: RootKey) -> None:
+        """A machine that is root still has heard who is."""
+        if root.machine != machine:
+            raise Violation("2", f"{machine} stays root, and knows that it is {root}")
+
+    def takes(self, holder: SimAgent, said: tuple[int, int]) -> None:
+        """A holder lets a copy in that was offered in this term and round."""
+        present = (holder.worker.term, holder.worker.round)
+        if said != present:
+            raise Violation("2", f"{holder.name} takes a copy of {said} in {present}")
 
     def acts(self, machine: str, message: say.FromRoot) -> None:
         """A root is about to begin or end a round. Only while nobody else can be root,

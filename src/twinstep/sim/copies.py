@@ -142,6 +142,7 @@ class SimMover:
         except Broken:
             if agent.events.random.random() < STRAYS:
                 delay_s = agent.network.travel_s(agent.name, target)
+                delay_s += agent.events.random.choice((0.0, 0.3, 1.0, 3.0))
                 agent.events.after(delay_s, self._stray, ship, term, left)
             raise
         holder = agent.world.agents.get(target)
@@ -181,7 +182,7 @@ class SimMover:
     def _offer(
         self, holder: SimAgent, ship: do.ShipCopy, term: int
     ) -> tuple[int | None, str]:
-        return holder.transit.offered(
+        decided = holder.transit.offered(
             round=ship.round,
             term=term,
             shard=ship.shard,
@@ -192,6 +193,9 @@ class SimMover:
             sender=self.agent.name,
             replace=ship.replace,
         )
+        if decided[0] is not None:
+            self.agent.world.check.takes(holder, (term, ship.round))
+        return decided
 
     def _stray(self, ship: do.ShipCopy, term: int, chunks: list[Chunk]) -> None:
         """A copy that had left before its sender stopped comes in all the same."""

@@ -41,7 +41,8 @@ class Link:
     target: str
     hear: Callable[[Any], None]
     queue: deque[Any] = field(default_factory=deque[Any])
-    busy: bool = False
+    due_s: float = 0.0
+    """When the last of them is there; the next one may be right behind it."""
     open: bool = True
 
     def post(self, message: object) -> None:
@@ -49,15 +50,13 @@ class Link:
         if not self.open:
             return
         self.queue.append(message)
-        if not self.busy:
-            self.busy = True
-            self._travel()
-
-    def _travel(self) -> None:
-        delay_s = self.network.travel_s(self.source, self.target)
-        self.network.events.after(delay_s, self._arrive)
+        events = self.network.events
+        arrives_s = events.now_s + self.network.travel_s(self.source, self.target)
+        self.due_s = max(self.due_s, arrives_s)
+        events.after(self.due_s - events.now_s, self._arrive)
 
     def _arrive(self) -> None:
+        """The first of what is under way is there, or this is looked at again."""
         if not self.open:
             return
         network = self.network
@@ -68,11 +67,7 @@ class Link:
         if asleep_s > 0:
             network.events.after(asleep_s, self._arrive)
             return
-        message = self.queue.popleft()
-        self.busy = bool(self.queue)
-        if self.busy:
-            self._travel()
-        self.hear(message)
+        self.hear(self.queue.popleft())
 
     def end(self, late_s: float = -1.0) -> None:
         """The connection ends. Of what was under way, a part still arrives, perhaps

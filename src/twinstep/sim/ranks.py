@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from twinstep.agent import messages as say
+from twinstep.capture import turn
 from twinstep.sim import memory
 from twinstep.sim.events import Process, Signal, Task
 from twinstep.sim.memory import Place, Version
@@ -58,6 +59,8 @@ class SimRank:
     slots: bool = False
     heard: deque[say.Welcome] = field(default_factory=deque[say.Welcome])
     writing: say.Capture | None = None
+    ordered: say.Capture | None = None
+    """An order to capture a step that is still ahead."""
     frozen: bool = False
     alive: bool = True
     tasks: list[Task] = field(default_factory=list[Task])
@@ -115,6 +118,9 @@ class SimRank:
                 say.Reached(rank=self.rank, round=self.round, step=self.step)
             )
             agent.world.stepped(self)
+            ordered, self.ordered = self.ordered, None
+            if ordered is not None:
+                self._answer(ordered)
 
     def _meet(self) -> Process:
         """The collective of a step."""
@@ -179,7 +185,12 @@ class SimRank:
     def _answer(self, capture: say.Capture) -> None:
         if not capture.capture:
             return
-        late = self._is_late(capture) or not self.slots
+        due = turn.turn(capture.step, standing=self.step, closed=self.closed)
+        ahead = due is turn.Turn.LATER and self.slots
+        if self.agent.events.probe("rank: is told of a step ahead", ahead):
+            self.ordered = capture
+            return
+        late = due is not turn.Turn.NOW or not self.slots
         if self.agent.events.probe("rank: an answer came too late", late):
             skipped = say.Skipped(rank=self.rank, round=self.round, step=capture.step)
             self.outbox.post(skipped)
@@ -187,10 +198,6 @@ class SimRank:
         assert self.writing is None, "two captures at a time"
         self.writing = capture
         self._begin(self._write(capture))
-
-    def _is_late(self, capture: say.Capture) -> bool:
-        """Whether the state is no longer what the answer is about, or soon is not."""
-        return capture.step != self.step or self.closed
 
     def _places(self, capture: say.Capture) -> list[Place]:
         grid = self.agent.world.grid

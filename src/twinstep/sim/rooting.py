@@ -56,6 +56,8 @@ class SimRooting:
                     self._end()
                 case Follow(root=followed):
                     self._follow(followed)
+        if root is not None and self.root is not None:
+            self.agent.world.check.follows(self.agent.name, root)
 
     def _campaign(self, term: int) -> None:
         agent = self.agent

@@ -91,11 +91,11 @@ def draw(random: Random, **fixed: int) -> Settings:
     """Returns a cluster of this chance; `fixed` settings are as they are told."""
     machines = fixed.get("machines", random.choice((2, 3, 3, 4, 5)))
     copies = min(machines, fixed.get("copies", random.choice((1, 2, 2, 2, 3))))
-    step_s, silence_s = random.choice((0.02, 0.1, 0.3)), random.choice((0.5, 1.5, 1.5))
-    # An answer that always takes longer than a step would come too late for ever.
-    near = [
-        d for d in (0.0001, 0.001, 0.01) if 12 * d <= step_s and 50 * d <= silence_s
-    ]
+    step_s = random.choice((0.02, 0.1, 0.1, 0.1, 0.3, 0.3, 0.3))
+    step_s = 0.005 if random.random() < 0.02 else step_s
+    silence_s = random.choice((0.5, 1.5, 1.5))
+    near = [d for d in (0.0001, 0.001, 0.01) if 50 * d <= silence_s]
+    delay_s = random.choice(near)
     return Settings(
         machines=machines,
         ranks=fixed.get("ranks", random.choice((1, 1, 2))),
@@ -107,10 +107,11 @@ def draw(random: Random, **fixed: int) -> Settings:
         step_s=step_s,
         start_s=random.choice((0.05, 0.5)),
         first_step_s=random.choice((0.0, 0.0, 0.0, 0.0, 0.0, 14.0)),
-        delay_s=random.choice(near),
+        delay_s=delay_s,
         silence_s=silence_s,
         operator_s=random.choice((0.1, 2.0)),
-        queue_max=random.choice((8, 1000, 1000)),
+        # What is under way counts as queued here.
+        queue_max=random.choice((8 if 12 * delay_s <= step_s else 1000, 1000, 1000)),
     )
 
 
