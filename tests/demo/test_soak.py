@@ -85,3 +85,21 @@ def test_links_fail_on_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
         gentle, kv="embedded", on_hosts=False, console=Console(quiet=True)
     )
     assert isinstance(found, Loopback)
+
+
+def test_more_blows_than_hosts_are_refused_in_words() -> None:
+    blows = schedule(91, seed=1, weights=weights_of("partition-root"))
+    with pytest.raises(UsageError, match="kills is 91; on hosts at most 90"):
+        ground_for(blows, kv="embedded", on_hosts=False, console=Console(quiet=True))
+
+
+def test_a_failure_whose_words_look_like_markup_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_arguments: object, **_named: object) -> None:
+        raise UsageError("see [/usr/lib/pair.cc:553]")
+
+    monkeypatch.setattr(soaking, "train", fails)
+    console = Console(record=True, width=100)
+    assert soaking.soak(kills=1, console=console) == 1
+    assert "see [/usr/lib/pair.cc:553]" in console.export_text()

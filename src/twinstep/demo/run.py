@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from rich.console import Console
+from rich.markup import escape
 
 from twinstep.demo import picture, show
 from twinstep.demo.drive import Planned
@@ -59,7 +60,9 @@ def demo(
                 for style in styles
             ]
     except TwinstepError as error:
-        screen_console.print(f"[bold red]The demo failed:[/] {error}", highlight=False)
+        screen_console.print(
+            f"[bold red]The demo failed:[/] {escape(str(error))}", highlight=False
+        )
         screen_console.print(f"All output of its runs is in {folder}")
         return 1
     wrong = _tell(pairs, screen_console, json_file=json_file, steps=steps)
@@ -118,7 +121,7 @@ def _tell(
         console.print(line, soft_wrap=True)
     wrong = show.verdict(failures, comparisons)
     for text in wrong:
-        console.print(f"[bold red]Lost:[/] {text}", highlight=False)
+        console.print(f"[bold red]Lost:[/] {escape(text)}", highlight=False)
     if not wrong:
         console.print(f"[bold green]Nothing was lost[/] in {len(failures)} failures.")
     if json_file is not None:

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from twinstep.demo import show
@@ -45,6 +46,8 @@ BALLAST_MB = 24
 BALLAST_STEP_S = 0.25
 """Kinds that aim at the moments of a copy have more to copy, and time to send it."""
 STEPS_MAX = 1_000_000
+KILLS_ON_HOSTS_MAX = 90
+"""A network has 100 hosts; the job's own and etcd's are among them."""
 END_S_PER_STEP = 2.0
 
 
@@ -109,6 +112,11 @@ def ground_for(
         raise UsageError(
             f"{', '.join(these)}: for processes of this computer, not for hosts"
         )
+    if len(blows) > KILLS_ON_HOSTS_MAX:
+        raise UsageError(
+            f"kills is {len(blows)}; on hosts at most {KILLS_ON_HOSTS_MAX}, as each may "
+            "cost a host; use several soaks with other seeds"
+        )
     if missing():
         raise UsageError(missing())
     return Hosts(kv=kv, replacements=len(blows) + 2, own=wanted & OWN)
@@ -155,7 +163,9 @@ def soak(
                 end_s_max=plan.start_s_max + END_S_PER_STEP * injured.steps,
             )
     except TwinstepError as error:
-        screen_console.print(f"[bold red]The soak failed:[/] {error}", highlight=False)
+        screen_console.print(
+            f"[bold red]The soak failed:[/] {escape(str(error))}", highlight=False
+        )
         screen_console.print(f"Seed {seed}; all output is in {folder}")
         return 1
     wrong = _tell(calm, injured, screen_console, kills, seed, json_file)
@@ -191,7 +201,7 @@ def _tell(
     if len(failures) < kills:
         wrong.append(f"only {len(failures)} of {kills} kills were survived")
     for text in wrong:
-        console.print(f"[bold red]Lost:[/] {text}", highlight=False)
+        console.print(f"[bold red]Lost:[/] {escape(text)}", highlight=False)
     if json_file is not None:
         record = report(
             failures,
