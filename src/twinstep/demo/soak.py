@@ -114,8 +114,8 @@ def ground_for(
         )
     if len(blows) > KILLS_ON_HOSTS_MAX:
         raise UsageError(
-            f"kills is {len(blows)}; on hosts at most {KILLS_ON_HOSTS_MAX}, as each may "
-            "cost a host; use several soaks with other seeds"
+            f"kills is {len(blows)}; on hosts at most {KILLS_ON_HOSTS_MAX}, as each "
+            "may cost a host; use several soaks with other seeds"
         )
     if missing():
         raise UsageError(missing())
