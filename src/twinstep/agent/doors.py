@@ -323,5 +323,6 @@ class Doors:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(agent.job.timing.tick_s):
                     await closed.wait()
-        self._root = None
+        if self._root is link:  # the next root's may be here before this one is gone
+            self._root = None
         link.close("another root")
