@@ -137,3 +137,10 @@ def test_after_a_fall_back_captures_go_on() -> None:
     assert budget.captures(100) and not budget.captures(105)
     assert budget.captures(42), "step 42 comes again"
     assert not budget.captures(43) and budget.captures(52)
+
+
+def test_steps_that_seem_to_take_no_time_say_nothing() -> None:
+    budget = Budget(settings=Schedule())
+    for step in range(1, 3000):
+        assert budget.took(0.0, traffic=budget.captures(step)) is None
+    assert budget.overhead is None and budget.every == 1

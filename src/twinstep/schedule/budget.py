@@ -128,8 +128,8 @@ class Budget:
     def overhead(self) -> Overhead | None:
         """What copies cost at the present frequency; None before it is known."""
         samples = len(self._more_s)
-        if samples < self.settings.samples_min:
-            return None
+        if samples < self.settings.samples_min or median(self._without_s) <= 0:
+            return None  # words that were held up came at one moment: no step's time
         more_s = median(self._more_s)
         away_s = median(abs(each - more_s) for each in self._more_s)
         error_s = ERROR_OF_MEDIAN * SIGMA_OF_MAD * away_s / math.sqrt(samples)

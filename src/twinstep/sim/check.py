@@ -209,12 +209,15 @@ class Check:
 
     def mended(self, begin: say.Begin | None) -> None:
         """Nothing was amiss for long since a round began: the step that it began from
-        must have all its copies again, though no newer one was captured."""
+        must have all its copies again, though no newer one was captured. Of one that
+        was damaged at rest nobody knows until it is read."""
         if begin is None or begin.step == 0 or self.acted > begin.step:
             return
         for shard, names in self._holders(begin).items():
             for name in names:
-                if not self._holds(name, shard, begin.step, begin.captured_in):
+                spoiled = (name, shard, begin.step) in self.spoiled
+                held = self._holds(name, shard, begin.step, begin.captured_in)
+                if not held and not spoiled:
                     raise Violation(
                         "6",
                         f"{name} still has no copy of shard {shard} at {begin.step}",

@@ -13,6 +13,15 @@ from twinstep.sim.world import World, draw
 
 HEAL_S = 1.0
 """After the last fault, before everything is healed."""
+WRONG = (
+    AssertionError,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a decision raises only where it is wrong."""
 OPTIONS = {"machines": "machines", "ranks": "ranks-per-machine", "copies": "copies"}
 """Per setting that may be fixed the option that does so."""
 
@@ -74,7 +83,7 @@ def run(
         world.run_to_health()
     except Violation as error:
         found.invariant, found.what = error.invariant, str(error)
-    except (AssertionError, LookupError, ValueError, TypeError) as error:
+    except WRONG as error:
         found.invariant, found.what = "assertion", f"{type(error).__name__}: {error}"
     found.trace = list(world.lines)
     found.probes, found.events = world.events.probes, world.events.count
