@@ -24,12 +24,14 @@ DATA: list[msgspec.Struct] = [
     frame.Accepted(),
     frame.Found(**CUT),
     frame.Chunk(index=7, digest=bytes(16)),
+    frame.Waits(),
     frame.Verified(shard=5, step=12),
     frame.Rejected(reason="round 2 is over"),
 ]
 FIRST: list[msgspec.Struct] = [
     say.Opening(job="job", machine="m1"),
     say.Question(job="job"),
+    say.Question(job="job", traffic=True),
 ]
 COPIES = [say.CopyInfo(shard=1, step=4, captured_in=1, digest=b"d" * 16, size=100)]
 TO_ROOT: list[msgspec.Struct] = [
@@ -49,6 +51,9 @@ TO_ROOT: list[msgspec.Struct] = [
         **FROM, shard=0, step=4, holder="m0", corrupt=True, last=False, reason="bad"
     ),
     say.Condition(**FROM, failing="disk", warnings=["hot"]),
+    say.Profiled(
+        **FROM, step_s=0.7, idle_s=0.3, needs_s=0.1, every=1, unfitted_bytes=0
+    ),
     say.Unable(**FROM, reason="no memory"),
 ]
 FROM_ROOT: list[msgspec.Struct] = [
@@ -60,7 +65,8 @@ FROM_ROOT: list[msgspec.Struct] = [
         master_port=1, may_share=False,
     ),
     say.Reserve(round=1, term=1, sizes={0: 100}, shared=False),
-    say.Answer(round=1, term=1, step=5, keep=4, capture=True),
+    say.Answer(round=1, term=1, step=5, at=5, keep=4, capture=True),
+    say.Answer(round=1, term=1, step=5, at=9, keep=4, capture=True),
     say.LookAtRanks(round=1, term=1),
     say.Finish(round=1, term=1, status=0, reason=""),
 ]  # fmt: skip

@@ -315,7 +315,7 @@ class Answer(Message, frozen=True, kw_only=True, tag=True):
     step: Count
     keep: Count
     capture: bool
-    at: int
+    at: Count
     """The step that is captured: `step` or, where answers come late, one ahead."""
 
 
