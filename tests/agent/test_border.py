@@ -40,6 +40,7 @@ POSSIBLE: list[Any] = [
     ),
     say.Condition(**OF, failing="", warnings=["hot"]),
     say.Unable(**OF, reason="no memory"),
+    say.Profiled(**OF, step_s=1.0, idle_s=0.5, needs_s=0.2, every=1, unfitted_bytes=0),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.agent.toy import Toy
 from tests.agent.toy_faults import explore
 
-SEEDS = 800
+SEEDS = 160
 PARTS = 8
 ILL = 180
 
