@@ -69,6 +69,7 @@ class Place:
             on_exit=lambda round, rank, status, _: self.ends.append(
                 (round, rank, status)
             ),
+            write=lambda _line: None,
         )
 
     def start(self, number: int) -> None:
