@@ -35,7 +35,10 @@ def new(**settings: Any) -> tuple[Traffic, Ballot]:
 
 def captured(ballot: Ballot, steps: range, **more: Any) -> list[int]:
     """The steps that are captured of these."""
-    verdicts = [ballot.take(report("m0", step, **more)) for step in steps]
+    verdicts = [
+        ballot.take(report("m0", step, safe=[ballot.captured], **more))
+        for step in steps
+    ]
     return [one.step for one in verdicts if one is not None and one.capture]
 
 
@@ -45,7 +48,7 @@ def run(traffic: Traffic, ballot: Ballot, steps: range, *, cost: float) -> list[
     now_s = 1000.0 * steps[0]
     for step in steps:
         before = ballot.captured
-        verdict = ballot.take(report("m0", step))
+        verdict = ballot.take(report("m0", step, safe=[before]))
         assert verdict is not None
         lines += traffic.stepped(verdict, captured=before, now_s=now_s)
         now_s += 1.0 + cost * verdict.capture

@@ -202,6 +202,8 @@ def test_without_credentials_a_gibibyte_is_refused_as_well(
     come.says(come.announces_a_gibibyte())(agent.address)
     agent.line("announces a header of 1073741824 bytes; at most")
     come.says(encode(Opening(job="x" * 3_000_000, machine="m")))(agent.address)
+    agent.line("announces a header of 3000033 bytes; at most 4096")
+    come.says(encode(Opening(job="x" * 4000, machine="m")))(agent.address)
     assert len(agent.line("it is of job 'xxx")) < 300
     assert agent.let_in == []
 
