@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from twinstep.agent import actions as do, inventories, messages as say
+from twinstep.agent import actions as do, inventories, messages as say, pacing
 from twinstep.agent.ballot import Ballot
 from twinstep.agent.begins import Begins
 from twinstep.agent.census import ROOT
@@ -22,9 +22,14 @@ from twinstep.agent.health import StepWatch
 from twinstep.agent.phase import Phase
 from twinstep.agent.root import Root
 from twinstep.agent.roster import Roster
+from twinstep.agent.traffic import Traffic
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Worker
 from twinstep.capture import turn
+from twinstep.schedule.budget import Budget
+from twinstep.schedule.gate import Gate
+from twinstep.schedule.profile import Profiler
+from twinstep.schedule.timetable import Link
 from twinstep.sim.copies import Arriving
 from twinstep.sim.ranks import SimRank
 from twinstep.sim.seat import SimSeat
@@ -307,3 +312,72 @@ def the_loss_of_a_machine_while_ranks_stop_is_ignored(original, self, machine, r
     if self.phase is Phase.STOPPING:
         return []
     return original(self, machine, reason)
+
+
+# Copies keep to their spans, and wait no longer than is said.
+
+
+@_patched(Gate, "ask")
+def the_gate_does_not_look_whether_training_is_busy(original, self, now, **asked):
+    return original(self, now and now._replace(busy=False), **asked)
+
+
+@_patched(Gate, "ask")
+def the_gate_forgets_what_is_on_its_way(original, self, now, *, now_s, **asked):
+    self._free_s = now_s
+    return original(self, now, now_s=now_s, **{**asked, "queued_bytes": 0})
+
+
+@_patched(Gate, "ask")
+def a_copy_is_held_back_for_ever(original, self, now, *, held_s, **asked):
+    return original(self, now, held_s=0.0, **asked)
+
+
+@_patched(pacing, "fit")
+def a_span_is_charged_with_the_rest_of_the_copy(
+    original, spans, *, copies_bytes, link, **others
+):
+    rest = [0]
+
+    class Printed(Link):
+        """f(remain) of the paper's Algorithm 2, where f(size) is meant."""
+
+        def fits_bytes(self, room_s, wanted_bytes):
+            rest[0] = wanted_bytes
+            return super().fits_bytes(room_s, wanted_bytes)
+
+        def takes_s(self, size):
+            return super().takes_s(rest[0])
+
+    fields = {name: getattr(link, name) for name in Link.__dataclass_fields__}
+    printed = Printed(**fields)
+    return original(spans, copies_bytes=copies_bytes, link=printed, **others)
+
+
+@_patched(Profiler, "_watch")
+def a_profile_is_never_made_anew(_original, self, found):
+    return None
+
+
+@_patched(Budget, "captures")
+def the_budget_withholds_two_captures_in_a_row(original, self, step):
+    last = self._captured
+    due = last is None or not last < step < last + self.every
+    if due and self._count == self.settings.withhold_every - 2:
+        self._count += 1
+        return False
+    return original(self, step)
+
+
+@_patched(Budget, "captures")
+def a_capture_once_withheld_is_withheld_for_ever(original, self, step):
+    captured = original(self, step)
+    if self.settings.withhold_every and not captured and self._count == 0:
+        self._count = self.settings.withhold_every - 1
+    return captured
+
+
+@_patched(Traffic, "hears")
+def what_a_slower_machine_needs_is_overwritten(original, self, said):
+    self.said.clear()
+    return original(self, said)

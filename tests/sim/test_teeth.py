@@ -25,8 +25,8 @@ FOUND = {
     "a_shard_is_safe_when_its_owner_has_it": 2,
     "a_copy_counts_when_it_is_sent": 2,
     "a_restored_step_is_safe_at_once": 2,
-    "a_holder_ignores_the_senders_keep": 2,
-    "a_late_answer_for_a_skipped_step_is_acted_on": 211,
+    "a_holder_ignores_the_senders_keep": 6,
+    "a_late_answer_for_a_skipped_step_is_acted_on": 51,
     "a_rank_captures_before_it_stands_at_the_step": 17,
     "a_capture_is_ordered_while_another_lies_ahead": 17,
     "a_holder_acknowledges_before_it_has_verified": 6,
@@ -52,6 +52,14 @@ FOUND = {
     "a_machine_that_comes_back_is_not_told_of_the_round": 3,
     "a_failed_send_is_not_tried_again": 32,
     "the_loss_of_a_machine_while_ranks_stop_is_ignored": 3,
+    "the_gate_does_not_look_whether_training_is_busy": 0,
+    "the_gate_forgets_what_is_on_its_way": 21,
+    "a_copy_is_held_back_for_ever": 2,
+    "a_span_is_charged_with_the_rest_of_the_copy": 62,
+    "a_profile_is_never_made_anew": 12,
+    "the_budget_withholds_two_captures_in_a_row": 0,
+    "a_capture_once_withheld_is_withheld_for_ever": 0,
+    "what_a_slower_machine_needs_is_overwritten": 21,
 }
 
 

@@ -92,7 +92,7 @@ class Pacing:
         self._profiler = Profiler(settings=job.schedule)
         self._lock = threading.Lock()
         self._meter = Meter()
-        self._gate = Gate(settings=job.schedule, link=self._link())
+        self.gate = Gate(settings=job.schedule, link=self._link())
         self.record = Record()
         self.plan: Plan | None = None
         self._queued: dict[Channel, int] = {}
@@ -106,7 +106,7 @@ class Pacing:
     @property
     def bytes_per_s(self) -> float:
         """What the link carries, as far as is known."""
-        return self._gate.link.bytes_per_s
+        return self.gate.link.bytes_per_s
 
     @property
     def profiling(self) -> bool:
@@ -140,16 +140,18 @@ class Pacing:
         if over is None or over.overfull or self.settings.mode == "off":
             return None
         seen = self._saw(over)
-        if seen is None:
-            return None
-        at_step = self._seen.setdefault(over.step, {})
+        return None if seen is None else self.took(rank, seen)
+
+    def took(self, rank: int, seen: Seen) -> Plan | None:
+        """A rank saw this of a step that is over; returns a plan that is to be told."""
+        at_step = self._seen.setdefault(seen.step, {})
         at_step[rank] = seen
         while len(self._seen) > STEPS_OPEN_MAX:
             del self._seen[min(self._seen)]
         if len(at_step) < len(self._worker.ranks()):
             return None
         step = merge([at_step[each] for each in sorted(at_step)])
-        del self._seen[over.step]
+        del self._seen[seen.step]
         self.record.over(step)
         profile = self._profiler.take(step)
         if self._is_news(profile):
@@ -189,8 +191,8 @@ class Pacing:
         )
         plan = Plan(profile=profile, timetable=timetable, link=road, copies_bytes=sizes)
         with self._lock:
-            self._gate.link = road
-            self._gate.follow(profile, timetable)
+            self.gate.link = road
+            self.gate.follow(profile, timetable)
         self.plan = plan
 
     def close(self) -> None:
@@ -220,7 +222,7 @@ class Pacing:
             now = moment(beats) or self._watching.moment(beats, now_s)
             self._queued[channel] = channel.queued()
             self._queued_bytes = sum(self._queued.values())
-            answer = self._gate.ask(
+            answer = self.gate.ask(
                 now,
                 wanted_bytes=wanted_bytes,
                 held_s=held_s,

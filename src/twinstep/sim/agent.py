@@ -24,6 +24,7 @@ from twinstep.sim.copies import SimMover
 from twinstep.sim.events import Events, Process, Signal, Task
 from twinstep.sim.memory import CHUNK_BYTES, Memory
 from twinstep.sim.network import Link, Network
+from twinstep.sim.pacing import SimPacing
 from twinstep.sim.ranks import SimCrew, SimRank
 from twinstep.sim.rooting import SimRooting
 from twinstep.sim.seat import SimSeat
@@ -51,6 +52,7 @@ class SimAgent:
     lookout: Lookout = field(init=False)
     memory: Memory = field(default_factory=Memory)
     mover: SimMover = field(init=False)
+    pacing: SimPacing = field(init=False)
     seat: SimSeat = field(init=False)
     rooting: SimRooting = field(init=False)
     ranks: dict[int, SimRank] = field(default_factory=dict[int, SimRank])
@@ -72,6 +74,7 @@ class SimAgent:
         self.lookout = Lookout(worker=self.worker)
         self.disconnected = self.events.signal()
         self.mover = SimMover(agent=self)
+        self.pacing = SimPacing(agent=self)
         self.rooting = SimRooting(agent=self)
         self.seat = SimSeat(
             agent=self,
@@ -196,6 +199,8 @@ class SimAgent:
     def hears_rank(self, rank: SimRank, message: say.FromRank) -> None:
         if self.alive and self.ranks.get(rank.rank) is rank:
             self.carry(self.worker.from_rank(message))
+            if isinstance(message, say.Reached) and not self.worker.stopped:
+                self.pacing.reached(rank)
 
     def rank_died(self, rank: SimRank) -> None:
         """A rank ends by itself; its agent sees that at once."""
@@ -209,6 +214,7 @@ class SimAgent:
     def _start_ranks(self, begin: say.Begin, machine_rank: int) -> None:
         assert not any(rank.alive for rank in self.ranks.values()), "two crews"
         world = self.world
+        self.pacing.begins()
         crew = world.crews.setdefault(
             (begin.round, begin.term),
             SimCrew(world_size=world.grid.world_size, met=self.events.signal()),

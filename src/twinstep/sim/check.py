@@ -10,8 +10,9 @@ of the damage:
 2. A term has one root, and nobody acts on words older than it has heard.
 3. What a rank loads is what was captured at that step, and all ranks load one state.
 4. A machine never reserves more than placement gives it.
+5. Copies stay inside the idle spans of steps (spans.py).
 6. When all links are healed and machines can be had, training goes on within a bound
-   (world.py). The fifth is about traffic in spans, which nothing schedules yet.
+   (world.py).
 """
 
 from __future__ import annotations

@@ -155,9 +155,11 @@ class SimMover:
         arriving = Arriving(holder=holder, shard=ship.shard, slot=slot, ship=ship)
         arriving.begin()
         digests = b""
+        source = agent.memory.slots[ship.shard, ship.slot]
+        turns = agent.pacing.turns(ship, chunks=len(source), epoch=epoch)
         try:
-            source = agent.memory.slots[ship.shard, ship.slot]
             for number in range(len(source)):
+                yield from turns.turn()
                 yield agent.chunk_s()
                 if epoch != self.epoch:
                     raise Broken("the round is over")
@@ -175,6 +177,8 @@ class SimMover:
         except BaseException:
             arriving.fail()
             raise
+        finally:
+            turns.over()
         arriving.end(digests)
         yield from self._travel(target, agent.name, epoch)
         return digests

@@ -9,7 +9,7 @@ from random import Random
 
 from twinstep.sim.check import Violation
 from twinstep.sim.faults import Fault, plan
-from twinstep.sim.world import World, draw
+from twinstep.sim.world import World, draw, with_traffic
 
 HEAL_S = 1.0
 """After the last fault, before everything is healed."""
@@ -66,7 +66,7 @@ def run(
       kinds: the kinds that the seed's own are drawn from.
       fixed: settings that are not drawn: machines, ranks, standbys, copies."""
     chance = Random(f"twinstep {seed}")
-    settings = draw(chance, **(fixed or {}))
+    settings = with_traffic(draw(chance, **(fixed or {})), Random(f"traffic {seed}"))
     struck = plan(chance, seed, kinds) if faults is None else list(faults)
     world = World(settings=settings, random=Random(f"world {seed}"))
     found = Run(

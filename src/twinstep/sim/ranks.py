@@ -19,6 +19,7 @@ from twinstep.sim import memory
 from twinstep.sim.events import Process, Signal, Task
 from twinstep.sim.memory import Place, Version
 from twinstep.sim.network import Link
+from twinstep.sim.pattern import Beats
 
 if TYPE_CHECKING:
     from twinstep.sim.agent import SimAgent
@@ -52,6 +53,7 @@ class SimRank:
     crew: SimCrew
     step_s: float
     changed: Signal = field(init=False)
+    beats: Beats = field(init=False)
     step: int = -1
     """The step that its state is at; -1 until it has loaded."""
     closed: bool = True
@@ -70,6 +72,9 @@ class SimRank:
     def __post_init__(self) -> None:
         agent = self.agent
         self.changed = agent.events.signal()
+        self.beats = Beats(
+            pattern=agent.world.settings.pattern, events=agent.events, rank=self.rank
+        )
         self.inbox = agent.network.link(agent.name, agent.name, self.hear)
         hear = partial(agent.hears_rank, self)
         self.outbox = agent.network.link(agent.name, agent.name, hear)
@@ -103,8 +108,11 @@ class SimRank:
         first = True
         while True:
             compiles = agent.world.settings.first_step_s if first else 0.0
-            yield events.around(self.step_s) + compiles
+            yield self.beats.begins(self.step, self.step_s) + compiles
+            self.beats.meets()
             yield from self._meet()
+            if (rest_s := self.beats.met()) > 0:
+                yield rest_s
             self.closed = True
             while self.writing is not None:
                 events.probe("rank: the fence waits for the twin")

@@ -125,6 +125,7 @@ class SimRooting:
             now_s=agent.now_s(),
         )
         agent.world.check.elected(agent.name, key.term)
+        agent.world.spans.elected(self.root)
         agent.log(f"root of term {key.term}")
         self.act(self.root.elected(plan, alive=alive))
         agent.carry(agent.worker.root_here())
@@ -172,6 +173,8 @@ class SimRooting:
         if self.root is not None:
             self.root.now_s = self.agent.now_s()
             self.act(self.root.hears(message))
+            if isinstance(message, say.Profiled):
+                self.agent.world.spans.hears(self.root, message)
 
     def _catch_up(self) -> None:
         while self.held and self.root is not None and self.agent.seat.may_decide:

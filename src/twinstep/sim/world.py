@@ -9,20 +9,23 @@ links, steps that are over before an answer can come.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from twinstep.agent import messages as say, seat
 from twinstep.agent.phase import Phase
 from twinstep.agent.root import Root
-from twinstep.config import Job, Timing
+from twinstep.config import Job, Timing, Transfer
 from twinstep.placement.strategy import place
 from twinstep.sim.agent import SimAgent
 from twinstep.sim.check import Check, Violation
 from twinstep.sim.events import Events
+from twinstep.sim.memory import CHUNK_BYTES
 from twinstep.sim.network import Network
 from twinstep.sim.operator import SimOperator
+from twinstep.sim.pattern import SILENT, Pattern, draw as draw_pattern
 from twinstep.sim.ranks import SimCrew, SimRank
+from twinstep.sim.spans import Spans
 from twinstep.sim.store import PLACE, SimStore
 from twinstep.values import Grid
 
@@ -30,8 +33,9 @@ LINES_MAX = 400
 """Lines of a trace that are kept: its end tells most."""
 STEPS_S_MAX = 8.0
 """A fault that waits for steps strikes after this time all the same."""
-STEPS_AFTER = 5
-"""Training goes on when so many steps were made since the last damage."""
+LASTS = 0.4
+"""Where the pattern of steps changes, so often is training watched until all machines
+must have seen that."""
 MEND_S_MAX = 8.0
 """When all is well and all ranks have loaded, missing twins exist within this time: a
 pause may last for six seconds more, and a send be tried again after three."""
@@ -60,6 +64,10 @@ class Settings:
     silence_s: float = 1.5
     operator_s: float = 1.0
     queue_max: int = 1000
+    pattern: Pattern = SILENT
+    """What steps do with the network."""
+    steps_after: int = 5
+    """Training goes on when so many steps were made since the last damage."""
     bound_s: float = 240.0
     """Training goes on within this time after everything is healed."""
 
@@ -84,6 +92,8 @@ class Settings:
             rounds_without_progress_max=10**9,
             asks_max=10**6,
             timing=timing,
+            transfer=Transfer(chunk_bytes=CHUNK_BYTES),
+            schedule=self.pattern.schedule(self.step_s, self.chunk_s, self.delay_s),
         )
 
 
@@ -115,6 +125,14 @@ def draw(random: Random, **fixed: int) -> Settings:
     )
 
 
+def with_traffic(settings: Settings, random: Random) -> Settings:
+    """Returns the same cluster; its steps use the network as this chance has it."""
+    pattern = draw_pattern(random)
+    lasts = pattern.drifts_at < 100 and random.random() < LASTS
+    steps = pattern.drifts_at + 20 if lasts else settings.steps_after
+    return replace(settings, pattern=pattern, steps_after=steps)
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class World:
     """One cluster."""
@@ -126,6 +144,7 @@ class World:
     store: SimStore = field(init=False)
     operator: SimOperator = field(init=False)
     check: Check = field(init=False)
+    spans: Spans = field(init=False)
     job: Job = field(init=False)
     grid: Grid = field(init=False)
     holders: list[list[int]] = field(init=False)
@@ -156,6 +175,7 @@ class World:
         placement = place(self.grid.machines, copies=self.job.copies_held)
         self.holders = [list(holders) for holders in placement.holders]
         self.check = Check(world=self)
+        self.spans = Spans(world=self)
         self.operator = SimOperator(world=self, takes_s=self.settings.operator_s)
         for number in range(self.settings.machines + self.settings.standbys):
             self.add_machine(standby=number >= self.settings.machines)
@@ -260,7 +280,7 @@ class World:
         if root is None or root.phase is not Phase.TRAINING or root.begin is None:
             return False
         here = all(name in self.agents for name in root.roster.members)
-        enough = max(steps, root.begin.step + STEPS_AFTER)
+        enough = max(steps, root.begin.step + self.settings.steps_after)
         fresh = root.ballot.keep > max(root.begin.step, steps)
         return here and root.ballot.answered >= enough and fresh
 
