@@ -26,6 +26,7 @@ print("\\n".join(run(int(sys.argv[1])).trace))
 """
 
 
+@pytest.mark.timeout(400)  # a minute on two free cores
 def test_no_seed_breaks_an_invariant_and_every_rare_branch_is_reached() -> None:
     report = simulate(first=0, seeds=SEEDS)
     assert not report.failures, report.json()
