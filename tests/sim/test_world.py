@@ -61,6 +61,17 @@ def test_steps_are_kept_that_are_over_before_an_answer_can_come(monkeypatch) -> 
     assert shorter.root.ballot.keep > before + 100
 
 
+def test_a_machine_that_trains_is_root_though_others_were_given_since() -> None:
+    for seed in range(6):
+        made = world(seed, machines=2, standbys=2, operator_s=0.1)
+        for _ in range(4):
+            trained(made, 10)
+            (name,) = [n for n, agent in made.agents.items() if agent.rooting.root]
+            assert made.agents[name].worker.machine_rank >= 0, f"seed={seed}: {name}"
+            made.kill_machine(name)
+            made.run_until(made.events.now_s + 3.0)
+
+
 def test_two_machines_may_be_lost_in_a_row_once_the_copies_exist_again() -> None:
     for seed in range(4):
         made = world(seed, machines=4, standbys=0)

@@ -83,7 +83,8 @@ class Rooting:
                     self._follow(followed)
 
     def _campaign(self, term: int) -> None:
-        """Stands for root; a standby only after the machines that train had time to.
+        """Stands for root; a spare, also one that was given in place of a lost machine,
+        only after the machines that train had time to.
 
         A root's machine that dies then takes no more than it would as a worker: were a
         standby root, training would go on for a while without anybody's answer."""
@@ -92,16 +93,15 @@ class Rooting:
         key = RootKey(
             machine=worker.machine, host=worker.host, port=worker.port, term=term
         )
-        if worker.machine_rank >= 0 or not worker.standby:
+        if worker.machine_rank >= 0 or not (worker.standby or worker.round):
             self._agent.seat.campaign(key)
             return
-        patience_s = self._agent.job.timing.campaign_s
 
         def late() -> None:
             if self._election.root is None and self._election.term < term:
                 self._agent.seat.campaign(key)
 
-        self._agent.loop.call_later(patience_s, late)
+        self._agent.loop.call_later(self._agent.job.timing.campaign_s, late)
 
     def _campaign_again(self) -> None:
         """Nobody is root for long: every election may have failed with the store."""

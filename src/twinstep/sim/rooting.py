@@ -63,7 +63,8 @@ class SimRooting:
         agent = self.agent
         self.campaigned_s = agent.events.now_s
         key = RootKey(machine=agent.name, host="", port=0, term=term)
-        if agent.worker.machine_rank >= 0 or not agent.worker.standby:
+        worker = agent.worker
+        if worker.machine_rank >= 0 or not (worker.standby or worker.round):
             agent.seat.campaign(key)
         else:
             agent.start(self._late(key))
