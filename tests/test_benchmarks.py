@@ -109,7 +109,15 @@ def test_a_scheme_that_is_slow_in_every_second_step_shows_in_the_mean() -> None:
         wire = Account(
             took_s=1.0, idle_s=0.5, training_bytes=9, copies_bytes=9, idle_share=0.8
         )
-        return Found(steps_s=steps_s, captured=2, blocked_s=0.1, wire=wire, took_s=9.0)
+        return Found(
+            steps_s=steps_s,
+            captured=2,
+            blocked_s=0.1,
+            in_span_share=0.9,
+            every=2,
+            wire=wire,
+            took_s=9.0,
+        )
 
     found = {"none": [job([1.0] * 4)], "twinstep": [job([1.0, 1.0, 1.0, 2.0])] * 2}
     case = interleave.case(0.9, 100, {**found, "naive": []})

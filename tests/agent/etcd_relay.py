@@ -10,11 +10,12 @@ from typing import Self
 
 
 class Relay:
-    """Carries bytes between whoever connects to it and a port on loopback."""
+    """Carries bytes between whoever connects to it (on port `here`; 0: any) and a port
+    on loopback."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, here: int = 0) -> None:
         self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", here))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._lock = threading.Lock()

@@ -37,6 +37,16 @@ def test_a_rank_that_still_writes_is_not_told_to_write_again() -> None:
     assert of(scene.worker.from_root(scenes.answer(2)), say.Capture) == []
 
 
+def test_steps_that_an_earlier_round_lost_are_not_lost_again() -> None:
+    scene = Scene()
+    scene.begins(scenes.begin())
+    scene.reaches(90)
+    assert scene.worker.held().reached == 90
+    scene.stops(round=2)
+    scene.begins(scenes.begin(round=2, step=40))
+    assert scene.worker.held().reached == 40
+
+
 def test_keep_never_falls_in_a_round() -> None:
     scene = Scene()
     scene.begins(scenes.begin())

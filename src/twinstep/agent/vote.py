@@ -22,6 +22,7 @@ class Vote:
 
     keep: int = 0
     reached_max: int = 0
+    """How far any rank has come in this round: what an earlier one lost is counted."""
     reported: int = 0
     reported_in_flight: bool = False
     """What was said of `reported`; worth saying again once it is no longer so."""
@@ -33,7 +34,7 @@ class Vote:
     """Per rank the step it was told to capture, and into which (shard, slot)."""
 
     def start(self, begin: say.Begin, *, ranks: range) -> None:
-        self.keep = begin.step
+        self.keep = self.reached_max = begin.step
         self.reported, self.reported_in_flight = begin.step, False
         self.steps = dict.fromkeys(ranks, begin.step)
         self.layouts.clear()

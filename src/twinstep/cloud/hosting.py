@@ -9,13 +9,13 @@ from contextlib import closing, contextmanager, suppress
 import msgspec
 
 from twinstep.agent import stores
-from twinstep.agent.kv import Delete, KeyValueStore
+from twinstep.agent.kv import Compacted, Delete, Item, KeyValueStore
 from twinstep.agent.kv_server import serve
 from twinstep.agent.seat import RESULT
 from twinstep.cloud.description import published
 from twinstep.cloud.operator import LIVING, CloudOperator
 from twinstep.config import Job
-from twinstep.errors import TwinstepError, UsageError
+from twinstep.errors import DeadlinePassed, TwinstepError, UsageError
 from twinstep.telling import tell
 from twinstep.trust.credentials import load
 
@@ -78,17 +78,20 @@ def wait_for_result(
     store: KeyValueStore, operator: CloudOperator, ended: Sequence[int] = ()
 ) -> int:
     """Waits until the root says that the job is over, somebody ends us (a signal is in
-    `ended`), or no machine is left that could. Returns the status to exit with."""
-    revision, items = store.get(RESULT)
-    item = items.get(RESULT)
-    watch = store.watch(RESULT, after=revision)
-    with closing(watch):
-        living = True
-        while item is None and not ended and living:
-            living = any(machine.state == LIVING for machine in operator.machines())
-            for event in watch.next(LOOK_S):
-                item = event.item
-    if item is None and not living:
+    `ended`), or no machine is left that could. Returns the status to exit with.
+
+    A store that is away ends nothing: it is asked again while a machine lives."""
+    item, told = None, False
+    while item is None and not ended and _living(operator):
+        try:
+            item = _result_item(store, operator, ended)
+        except Compacted:
+            continue  # what was missed is in the store
+        except DeadlinePassed as error:
+            if not told:
+                tell(f"twinstep: {error}; the machines train on without it", error=True)
+            told = True
+    if item is None and not ended:
         tell("twinstep: all machines have ended without a result", error=True)
         return 1
     if item is None:
@@ -97,3 +100,22 @@ def wait_for_result(
     if result["status"]:
         tell(f"twinstep: the job ended: {result['reason']}", error=True)
     return int(result["status"])
+
+
+def _result_item(
+    store: KeyValueStore, operator: CloudOperator, ended: Sequence[int]
+) -> Item | None:
+    """Returns what the root put, or None if it will come no more.
+
+    Raises: DeadlinePassed when the store is away, Compacted."""
+    revision, items = store.get(RESULT)
+    item = items.get(RESULT)
+    with closing(store.watch(RESULT, after=revision)) as watch:
+        while item is None and not ended and _living(operator):
+            for event in watch.next(LOOK_S):
+                item = event.item
+    return item
+
+
+def _living(operator: CloudOperator) -> bool:
+    return any(machine.state == LIVING for machine in operator.machines())

@@ -30,7 +30,10 @@ lease that was not renewed meanwhile lapses."""
 
 ATTEMPTS_MAX = 8
 """How often a blow is tried whose victim is gone, or whose moment is over, before it
-falls."""
+is given up."""
+
+LOOK_AGAIN_S = 0.5
+"""Before another attempt: what a status says is up to so old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,8 @@ def is_ready(sight: Sight, planned: Planned, from_step: int) -> bool:
 def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
     """One blow has fallen, and the job has made a new step since.
 
-    Raises: DeadlinePassed naming what did not come."""
+    Raises: DeadlinePassed naming what did not come; Missed or UsageError when the blow
+    never fell."""
     for attempt in range(1, ATTEMPTS_MAX + 1):
         sight = _await_ready(job, planned)
         assert sight.status is not None
@@ -94,6 +98,7 @@ def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
             # The moment is over, or the victim gone: another round has begun.
             if attempt == ATTEMPTS_MAX:
                 raise
+            time.sleep(LOOK_AGAIN_S)
             continue
         blow = replace(blow, aims=blow.aims + attempt - 1)
         return _outcome(
@@ -191,12 +196,16 @@ def injure(
     plan: Sequence[Planned],
     random: Random,
     tell: Callable[[Failure], None],
-) -> list[Failure]:
-    """Every planned blow has fallen, and the job trains again."""
-    failures: list[Failure] = []
+) -> list[str]:
+    """Every planned blow has fallen, or met no moment to fall in; the job trains again.
+    Returns the blows that did not fall, and why."""
+    missed: list[str] = []
     for planned in plan:
         assert not (planned.soon and FAULTS[planned.kind].takes_machine)
-        failure = strike(job, planned, random)
-        failures.append(failure)
+        try:
+            failure = strike(job, planned, random)
+        except (Missed, UsageError) as error:
+            missed.append(f"{planned.kind} after {ATTEMPTS_MAX} attempts: {error}")
+            continue
         tell(failure)
-    return failures
+    return missed

@@ -120,6 +120,7 @@ def _tell(
     for line in show.comparison_lines(comparisons):
         console.print(line, soft_wrap=True)
     wrong = show.verdict(failures, comparisons)
+    wrong += [f"not shown: {text}" for _, injured in pairs for text in injured.missed]
     for text in wrong:
         console.print(f"[bold red]Lost:[/] {escape(text)}", highlight=False)
     if not wrong:

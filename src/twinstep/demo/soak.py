@@ -190,7 +190,7 @@ def _tell(
     sums = summary(failures, kills=kills)
     console.print(_table(sums))
     console.print(
-        f"resumed {sums['resumed']}/{kills}, steps lost: median "
+        f"resumed {sums['resumed']}/{kills - len(injured.missed)}, steps lost: median "
         f"{sums['steps_lost_median']}, max {sums['steps_lost_max']} "
         f"({sums['steps_lost_max_settled']} where copies had time to become safe)",
         highlight=False,
@@ -198,8 +198,10 @@ def _tell(
     for line in show.comparison_lines(comparisons):
         console.print(line, soft_wrap=True)
     wrong = show.verdict(failures, comparisons)
-    if len(failures) < kills:
-        wrong.append(f"only {len(failures)} of {kills} kills were survived")
+    for text in injured.missed:
+        console.print(f"Not injured: {escape(text)}", highlight=False)
+    if not failures:
+        wrong.append(f"none of {kills} blows fell")
     for text in wrong:
         console.print(f"[bold red]Lost:[/] {escape(text)}", highlight=False)
     if json_file is not None:
@@ -211,6 +213,7 @@ def _tell(
             seed=seed,
             seconds=round(injured.took_s + calm.took_s, 1),
             summary=sums,
+            missed=injured.missed,
         )
         json_file.write_text(json.dumps(record, indent=1))
     return wrong

@@ -36,6 +36,8 @@ class Run:
     began_s: float
     losses: list[Loss]
     failures: list[Failure]
+    missed: list[str]
+    """Blows that never fell, and why."""
     digests: Digests
     timeline: list[dict[str, Any]]
 
@@ -56,6 +58,7 @@ def train(
     name = "injured" if blows else "undisturbed"
     screen.begins(f"{plan.style}, {name}", plan)
     failures: list[Failure] = []
+    missed: list[str] = []
 
     def tell(failure: Failure) -> None:
         failures.append(failure)
@@ -65,7 +68,7 @@ def train(
     with closing(job):
         job.wait("a first step", lambda s: s.step > 0, limit_s=plan.start_s_max)
         if blows:
-            injure(job, blows, Random(seed), tell)
+            missed = injure(job, blows, Random(seed), tell)
             if plan.stoppable:
                 job.stop_at(job.look().step + STEPS_AHEAD)
         status = job.wait_end(limit_s=end_s_max)
@@ -86,6 +89,7 @@ def train(
         began_s=job.began_s,
         losses=losses,
         failures=failures,
+        missed=missed,
         digests=read_digests(job.digests_folder),
         timeline=timeline(plan.style, name, failures, took_s),
     )
