@@ -36,9 +36,7 @@ import twinstep
 
 KINDS = ("none", "twinstep", "torch", "numpy")
 SETTLE_S_MAX = 2.0  # a step that was answered with no is told to nobody
-TRIAL_ROWS = (16, 128)
-ROWS_MAX = 1 << 16
-"""Where noise hides what a row costs, the batch would otherwise fill the memory."""
+ROWS_MIN, ROWS_MAX = 16, 1 << 16
 
 
 def options() -> argparse.Namespace:
@@ -69,7 +67,7 @@ class Training:
             else self.model
         )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
-        self.rows = TRIAL_ROWS[0]
+        self.rows = ROWS_MIN
         self.step()
         moments = self.optimizer.state.values()
         states = [state[key] for state in moments for key in ("exp_avg", "exp_avg_sq")]
@@ -93,17 +91,22 @@ class Training:
             dist.all_reduce(torch.zeros(1))
 
     def choose_batch(self, step_s: float) -> None:
-        """A step takes about `step_s` afterwards, the same batch on all ranks."""
-        took_s: list[float] = []
-        for rows in TRIAL_ROWS:
-            self.rows = rows
-            self.step()
-            took_s.append(min(timed(self.step) for _ in range(4)))
-        slope = (took_s[1] - took_s[0]) / (TRIAL_ROWS[1] - TRIAL_ROWS[0])
-        rows = torch.tensor(min(ROWS_MAX, (step_s - took_s[0]) / max(slope, 1e-9)))
+        """A step takes about `step_s` afterwards, the same batch on all ranks.
+
+        The batch doubles until a step takes half of that: an estimate from two small
+        batches would be all noise."""
+        took_s = self._took_s()
+        while took_s < step_s / 2 and self.rows < ROWS_MAX:
+            self.rows *= 2
+            took_s = self._took_s()
+        self.rows = max(ROWS_MIN, min(ROWS_MAX, round(self.rows * step_s / took_s)))
+
+    def _took_s(self) -> float:
+        """What a step takes now; on all ranks the first one's."""
+        took_s = torch.tensor(min(timed(self.step) for _ in range(3)))
         if dist.is_initialized():
-            dist.broadcast(rows, 0)
-        self.rows = TRIAL_ROWS[0] + max(0, round(rows.item()))
+            dist.broadcast(took_s, 0)
+        return took_s.item()
 
     def copy_torch(self) -> None:
         for copy, tensor in zip(self.copies, self.live, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from twinstep.agent import messages as say
-from twinstep.agent.chronicle import Chronicle
+from twinstep.agent.chronicle import ALSO_MAX, REASON_CHARS_MAX, Chronicle
 from twinstep.agent.record import Recovery
 from twinstep.recovery.choice import Choice
 
@@ -42,6 +42,15 @@ def test_failures_during_a_recovery_belong_to_it() -> None:
     one.moment("first_step_s", 12.0)
     failed(one, "rank", "rank 3", now_s=20.0)
     assert one.count == 2
+
+
+def test_a_recovery_without_end_keeps_a_bounded_record() -> None:
+    one = Chronicle()
+    for _ in range(1 + ALSO_MAX + 5):
+        one.failed("rank", "r", "x" * 10_000, now_s=1.0, round=2, reached=7)
+    assert one.last is not None
+    assert (len(one.last.also), one.last.also_unnamed) == (ALSO_MAX, 5)
+    assert max(map(len, one.last.also)) == REASON_CHARS_MAX
 
 
 def test_a_machine_explains_the_ranks_that_failed_before_its_lease_lapsed() -> None:

@@ -14,6 +14,16 @@ ALL_REDUCE = f"""Current thread 0x00007f52 (most recent call first):
   File "/home/user/train.py", line 77 in <module>
   File "/src/twinstep/agent/script.py", line 128 in run_script
 """
+HOOKED = f"""Current thread 0x00007f52 (most recent call first):
+  File "/src/twinstep/adapters/torch_traffic.py", line 123 in wait
+  File "{SITE}/torch/distributed/distributed_c10d.py", line 3023 in all_reduce
+  File "{SITE}/torch/distributed/c10d_logger.py", line 83 in wrapper
+  File "/home/user/train.py", line 69 in main
+"""
+HANDLE = """Current thread 0x00007f52 (most recent call first):
+  File "/src/twinstep/adapters/torch_traffic.py", line 123 in wait
+  File "/home/user/train.py", line 29 in main
+"""
 INIT = f"""Stack (most recent call first):
   File "{SITE}/torch/distributed/distributed_c10d.py", line 2 in _store_based_barrier
   File "{SITE}/torch/distributed/distributed_c10d.py", line 9 in init_process_group
@@ -74,6 +84,8 @@ Thread 4720 (idle): "twinstep-twin"
     ("text", "source", "waits_in", "doing", "call", "place"),
     [
         (ALL_REDUCE, "", "", Doing.COLLECTIVE, "all_reduce", "train.py:69"),
+        (HOOKED, "", "", Doing.COLLECTIVE, "all_reduce", "train.py:69"),
+        (HANDLE, "work.wait()", "", Doing.FRAMEWORK, "work.wait()", "train.py:29"),
         (SPY, "", "", Doing.COLLECTIVE, "all_reduce", "train.py:69"),
         (INIT, "", "", Doing.COLLECTIVE, "init_process_group", "train.py:48"),
         (BACKWARD, "", "", Doing.FRAMEWORK, "backward", "train.py:65"),

@@ -19,6 +19,8 @@ from twinstep.recovery.choice import Choice
 BAD_MAX = 256
 """Bad copies that one recovery's record names, each cut to REASON_CHARS_MAX."""
 REASON_CHARS_MAX = 400
+ALSO_MAX = 64
+"""Failures that one recovery's record names besides its cause; the rest is counted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +59,10 @@ class Chronicle:
                 reached=reached,
             )
             return
-        record.also.append(f"{kind} {who}: {reason}")
+        if len(record.also) < ALSO_MAX:
+            record.also.append(f"{kind} {who}: {reason}"[:REASON_CHARS_MAX])
+        else:
+            record.also_unnamed += 1
         if kind in ("machine", "root") and record.kind == "rank":
             # Survivors fail in their collective before the machine's lease lapses.
             record.kind, record.who, record.reason = kind, who, reason

@@ -359,8 +359,8 @@ class Agent:
     async def _reserve(self, action: do.ReserveSlots) -> None:
         """Reserves and touches slots in a thread: that takes seconds per GB."""
         limit = self.job.memory_bytes_max
-        taken = self.reserved_bytes + self._pulses.reserved_bytes
-        available = min(available_bytes(), limit - taken) if limit else None
+        left = limit - self.reserved_bytes
+        available = min(available_bytes(), left) if limit else None
         margin = {"margin_bytes": 0} if limit else {}
         try:
             reservation = await self.loop.run_in_executor(

@@ -66,7 +66,9 @@ class Recovery(msgspec.Struct, kw_only=True):
     bad: list[str] = []
     """Copies that were found to be bad, and by whom."""
     also: list[str] = []
-    """Failures that came while this recovery was under way."""
+    """Failures that came while this recovery was under way, the first of them."""
+    also_unnamed: int = 0
+    """How many more came."""
 
     @property
     def steps_lost(self) -> int:

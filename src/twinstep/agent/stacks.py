@@ -53,11 +53,18 @@ TRANSPARENT = (
     "/torch/optim/",
     "/contextlib.py",
     "/functools.py",
+    "/twinstep/adapters/",
 )
 """Frames that only call what the user or the framework asked for."""
 DATA = ("/torch/utils/data/", "/torchdata/")
 LOCKS = ("/threading.py", "/queue.py", "/concurrent/futures/", "/multiprocessing/")
 OURS = ("/twinstep/session.py", "/twinstep/loading.py", "/twinstep/agent/")
+LIBRARIES = (
+    "/site-packages/",
+    "/dist-packages/",
+    "/lib/python",
+    "/twinstep/adapters/",
+)
 OUTSIDE = ("/subprocess.py", "/selectors.py", "/socket.py", "/ssl.py")
 """It waits for another process or a connection: nobody can say how long that takes."""
 _ACQUIRES = re.compile(r"\.acquire\(|\.join\(|^with .*lock", re.IGNORECASE)
@@ -191,6 +198,5 @@ def _in(frame: Frame, places: Sequence[str]) -> bool:
 
 def _of_a_library(frame: Frame) -> bool:
     return frame.file.startswith("<") or any(
-        part in frame.file
-        for part in ("/site-packages/", "/dist-packages/", "/lib/python", *OURS)
+        part in frame.file for part in (*LIBRARIES, *OURS)
     )
