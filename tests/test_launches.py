@@ -71,6 +71,7 @@ def test_a_rank_killed_under_torchrun_comes_back_from_memory(
     trial.clean()
 
 
+@opt_in
 @needs_etcd
 def test_a_machine_killed_under_torchrun_is_replaced_from_its_neighbour(
     trial: LaunchTrial,

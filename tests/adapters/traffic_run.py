@@ -66,6 +66,7 @@ class Watched:
         return state.watch(self.pulse, self.complaints.append)
 
     def step_ends(self) -> StepSeen:
+        self._settle()
         self.open.append(self.pulse.open)
         self._step += 1
         self.pulse.step_begins(self._step, time.monotonic_ns())
@@ -74,11 +75,14 @@ class Watched:
         self.seen.append(seen)
         return seen
 
-    def counted(self) -> int:
-        """Operations of the present step; all of them are over afterwards."""
+    def _settle(self) -> None:
         until_s = time.monotonic() + 10
         while self.pulse.open and time.monotonic() < until_s:
             time.sleep(0.001)  # the word of a future may come a little late
+
+    def counted(self) -> int:
+        """Operations of the present step; all of them are over afterwards."""
+        self._settle()
         assert not self.pulse.open
         return len(self.step_ends().operations)
 
