@@ -13,6 +13,8 @@ machine need the share `load`: 0.5, 0.9, and 1.5, which does not fit.
     off          copies are sent at once, beside training
     naive        one piece as large as all buffers in each span
     unpipelined  as planned, one piece on its way at a time
+    counters     as planned, of what the network interface counts: nobody tells
+                 of collectives, as without hooks in the framework
     twinstep     as planned
 
 Every scheme is a job; all of them come once in each round, in an order drawn anew, so

@@ -32,9 +32,12 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
     "off": {"mode": "off", "priority": 0},
     "naive": {"mode": "naive"},
     "unpipelined": {"mode": "spans", "pipeline": False},
+    "counters": {"mode": "spans"},
     "twinstep": {"mode": "spans"},
 }
 """Their settings of `schedule`."""
+FLAGS = {"blocking": ["--blocking"], "counters": ["--untold"]}
+"""What the training itself does otherwise."""
 ALONE = ("none", "blocking")
 """No machine has another's copies."""
 SLOWER = 16
@@ -93,7 +96,7 @@ def run(scheme: str, shape: Shape, folder: Path, *, sent_bytes: int) -> Found:
     settings.write_text(_settings(scheme))
     command = [str(SCRIPT), "--style", shape.style, "--sent-bytes", str(sent_bytes)]
     command += ["--warm-up", str(shape.warm_up), "--steps", str(shape.steps)]
-    command += ["--result", str(result), *["--blocking"] * (scheme == "blocking")]
+    command += ["--result", str(result), *FLAGS.get(scheme, [])]
     copies = 1 if scheme in ALONE else 2
     work = Work(command=command, machines=shape.machines, standbys=0, copies=copies)
     hosts = Hosts(replacements=0, settings=settings)

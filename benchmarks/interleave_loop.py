@@ -16,6 +16,7 @@ spans.) State that training replicates is not sent by twinstep. What is sent is 
 rank's own: a parameter that differs between ranks and changes, whole, at every step,
 and with FSDP2 the shards; together `--sent-bytes`.
 
+`--untold`: no collective is told to the agent, as with a framework that has no hooks.
 `--blocking`: training itself sends its own state to the next rank at every step, and
 goes on when all have arrived.
 """
@@ -34,6 +35,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import twinstep
+from twinstep.adapters.torch import TorchState
 
 WIDTH = 560
 """A layer's gradients are 1.25 MB: 75 ms of a ring of four at 200 Mbit/s."""
@@ -50,6 +52,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--blocking", action="store_true")
+    parser.add_argument("--untold", action="store_true")
     parser.add_argument("--result", type=Path, required=True)
     return parser.parse_args()
 
@@ -150,6 +153,8 @@ def main() -> None:
     training = Training(
         style=args.style, sent_bytes=args.sent_bytes, blocking=args.blocking
     )
+    if args.untold:
+        TorchState.watch = lambda *_: lambda: None  # type: ignore[method-assign]
     session = twinstep.Session(
         model=training.model, optimizer=training.optimizer, own=training.own
     )

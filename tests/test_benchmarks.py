@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import interleave, recovery, shared_link, steps
+from benchmarks import interleave, recovery, shared_link, soaks, steps
 from benchmarks.interleave_job import Found
 from benchmarks.interleave_wire import Account, Seen, account
 from benchmarks.table import markdown, rows_of, table
@@ -127,6 +127,30 @@ def test_a_scheme_that_is_slow_in_every_second_step_shows_in_the_mean() -> None:
     assert set(case["schemes"]) == {"none", "twinstep"}
     shape = {"style": "ddp", "link_bytes_per_s": 1e6, "idle_s": 0.3}
     assert interleave.table({**shape, "cases": [case]}).row_count == 2
+
+
+def test_soaks_are_one_table_by_kind() -> None:
+    def failure(kind: str, **more: Any) -> dict[str, Any]:
+        moments = {"decided": more["resumed_s"] / 2}
+        return {"kind": kind, "recoveries": 1, "moments": moments, **more}
+
+    first = [failure("kill-rank", resumed_s=s, steps_lost=s - 1) for s in (1, 2, 5)]
+    second = [failure("kill-rank", resumed_s=3, steps_lost=0)]
+    went_on = {"kind": "clock", "recoveries": 0, "steps_lost": 0, "moments": {}}
+
+    def soak(failures: list[dict[str, Any]]) -> dict[str, Any]:
+        sums = {"resumed": len(failures), "kills": len(failures) + 1}
+        found = {"seed": 7, "bit_identical": True, "steps": 9, "seconds": 3.0}
+        return {"failures": failures, "summary": sums, "missed": ["one"], **found}
+
+    table = soaks.markdown([soak([*first, went_on]), soak(second)]).splitlines()
+    assert table[0] == "seed 7: 4 of 4 resumed, identical, 9 steps in 3 s"
+    assert table[-3] == "| clock | 1 | 1 |  |  | 1 / 0 / 0 / 0 | 0 |"
+    assert table[-2].startswith(
+        "| kill-rank | 4 | 0 | 1.25 / 2.50 | 2.50 / 4.40 / 5.00"
+    )
+    assert table[-2].endswith("| 2 / 1 / 0 / 1 | 4 |")
+    assert table[-1].startswith("| **all** | 5 | 1 |")
 
 
 def result_of_a_run() -> dict[str, Any]:
