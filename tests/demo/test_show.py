@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -25,6 +26,12 @@ def test_a_row_says_what_when_from_where_and_at_what_cost() -> None:
     cells = show.row(records.failure())
     assert cells == ("FSDP2", "m02 lost", "1.50 s", "m03", "1", "4.00 s")
     assert len(cells) == len(show.COLUMNS)
+
+
+def test_what_training_did_not_notice_is_said_so() -> None:
+    known = replace(records.failure(), recoveries=0, source="")
+    assert show.outcome(known) == ("training went on", "")
+    assert show.outcome(records.failure())[0] == "back after 4.0 s"
 
 
 def test_a_table_of_failures_fits_a_terminal_line_each() -> None:

@@ -76,20 +76,28 @@ class Screen:
 
     def failure(self, failure: Failure) -> None:
         self._seen += 1
-        self._last = f"{failure.what}, back after {failure.resumed_s:.1f} s"
+        after, source = outcome(failure)
+        self._last = f"{failure.what}, {after}"
         self._console.print(
             Text.assemble(
                 (f"{failure.struck_s:7.1f} s  ", "dim"),
                 (failure.what, "bold red"),
                 f" at step {failure.at_step}, ",
-                (f"back after {failure.resumed_s:.1f} s", "green"),
-                f" from {failure.source}",
+                (after, "green"),
+                source,
             ),
             soft_wrap=True,
         )
 
     def ends(self, took_s: float) -> None:
         self._console.print(Text(f"{self._title}: ended well after {took_s:.1f} s"))
+
+
+def outcome(failure: Failure) -> tuple[str, str]:
+    """Returns what came of a failure, and from where, in words."""
+    if not failure.recoveries:
+        return "training went on", ""
+    return f"back after {failure.resumed_s:.1f} s", f" from {failure.source}"
 
 
 def titled(title: str) -> str:
