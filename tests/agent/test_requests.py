@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twinstep.agent.actions import AskMachine, Log
-from twinstep.agent.requests import Requests
+from twinstep.agent.record import Plan
+from twinstep.agent.requests import NAMES_MAX, Requests
 
 
 def requests(*, asks_max: int = 3) -> Requests:
     return Requests(asks_max=asks_max, ask_again_s=30.0)
+
+
+def plan(**changes: Any) -> Plan:
+    facts: dict[str, Any] = {"round": 1, "members": [], "vacated": {}, "sizes": {}}
+    facts |= {"shared": False, "may_share": True, "recoveries": 0, "fruitless": 0}
+    return Plan(**facts, **changes)
 
 
 def names(actions: Sequence[AskMachine | Log]) -> list[str]:
@@ -71,7 +79,7 @@ def test_a_new_root_walks_through_the_same_names() -> None:
     given(old, "a")
     old.ended("a", "killed")
     # Its plan may be older than its last request.
-    assert names(new.recall({"m1": 1})) == ["for-m1"]
+    assert names(new.recall(plan(asked={"m1": 1}))) == ["for-m1"]
     given(new, "a")
     assert names(new.ended("a", "killed")) == ["for-m1.2"]
     assert new.open == old.open
@@ -83,3 +91,42 @@ def test_a_machine_that_is_here_before_the_answer_has_come() -> None:
     assert not found.joined("a")
     found.answered("m1", 1, "a", "", here=True, now_s=0.0)
     assert found.open == {} and found.given == {}
+
+
+def test_a_machine_that_is_lost_again_gets_none_of_its_old_answers() -> None:
+    for back_late in (True, False):
+        found = requests(asks_max=2)
+        found.first("m1", "")
+        given(found, "a")
+        if back_late:
+            assert found.joined("a") and not found.joined("m1")
+        else:
+            assert not found.joined("m1") and found.joined("a")
+        new = requests(asks_max=2)
+        assert new.recall(plan(closed=found.closed, spent=found.spent)) == []
+        for root in (found, new):
+            ask = root.first("m1", "")
+            assert ask is not None and ask.request == "for-m1.2", back_late
+            given(root, "b", attempt=2)
+            assert names(root.ended("b", "killed")) == ["for-m1.3"], "asks_max anew"
+            given(root, "c", attempt=3)
+            assert names(root.ended("c", "killed")) == []
+
+
+def test_a_loss_that_a_new_root_sees_still_open_has_its_old_answer() -> None:
+    found = requests()
+    found.first("m1", "")
+    given(found, "a")
+    assert found.joined("a")
+    new = requests()
+    new.recall(plan(closed=found.closed, spent=found.spent))
+    ask = new.first("m1", "")
+    assert ask is not None and ask.request == "for-m1"
+
+
+def test_only_the_newest_answers_are_remembered() -> None:
+    found = requests()
+    for number in range(NAMES_MAX + 5):
+        found.first(f"m{number}", "")
+        found.answered(f"m{number}", 1, f"n{number}", "", here=True, now_s=1.0)
+    assert len(found.closed) == NAMES_MAX and "m4" not in found.closed

@@ -25,6 +25,8 @@ def plan_of(root: Root) -> Plan:
         recoveries=root.chronicle.count,
         fruitless=root.suspicion.guard.fruitless,
         asked=dict(root.requests.open),
+        closed=dict(root.requests.closed),
+        spent=dict(root.requests.spent),
         strikes=list(root.suspicion.strikes.known),
         struck=dict(root.roster.struck),
     )

@@ -34,6 +34,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     asked: dict[str, Count] = {}
     """Per lost machine for which another was asked for and has not joined yet, how
     many times that was done."""
+    closed: dict[str, Count] = {}
+    """Per lost machine the request that brought another one."""
+    spent: dict[str, Count] = {}
+    """Per machine that came back after that: its last request, whose answer is old."""
     strikes: list[Strike] = []
     struck: dict[str, str] = {}
     """Machines that are to be replaced, and why."""

@@ -3,15 +3,21 @@
 A machine that was asked for may never come: it died before it joined, or there was none
 to be had. Then it is asked for once more under another name, so often and no more. The
 names are the same whoever is root: a new root that walks through them gets the answers
-that the old one got, and no second machine.
+that the old one got, and no second machine. A machine that comes back after another
+was asked for in its place may be lost again: its old answers are spent then, or one
+that has long had a place would be taken for the new one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twinstep.agent.actions import AskMachine, Log
+from twinstep.agent.record import Plan
+
+NAMES_MAX = 1024
+"""Machines whose answered requests are remembered; more have to come back to be lost
+twice before one is forgotten."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,14 +36,21 @@ class Requests:
     """Per lost machine for which there was none: when it is asked for again."""
     failed: set[str] = field(default_factory=set[str])
     """Machines that were given and are known never to join."""
+    closed: dict[str, int] = field(default_factory=dict[str, int])
+    """Per lost machine the attempt that brought another one."""
+    spent: dict[str, int] = field(default_factory=dict[str, int])
+    """Per machine that was back after another was asked for: the last such attempt."""
 
-    def recall(self, asked: Mapping[str, int]) -> list[AskMachine]:
+    def recall(self, plan: Plan) -> list[AskMachine]:
         """What the former root had under way is asked for again, by the same names."""
-        return [self._ask(lost, attempt) for lost, attempt in sorted(asked.items())]
+        self.closed, self.spent = dict(plan.closed), dict(plan.spent)
+        asked = sorted(plan.asked.items())
+        return [self._ask(lost, attempt) for lost, attempt in asked]
 
     def first(self, lost: str, reason: str) -> AskMachine | None:
         """A machine was lost; None where that was asked for already."""
-        return None if lost in self.open else self._ask(lost, 1, reason)
+        attempt = self.spent.get(lost, 0) + 1
+        return None if lost in self.open else self._ask(lost, attempt, reason)
 
     def _ask(self, lost: str, attempt: int, reason: str = "") -> AskMachine:
         self.open[lost] = attempt
@@ -48,8 +61,16 @@ class Requests:
     def joined(self, machine: str) -> bool:
         """A machine is here; returns whether it had been asked for."""
         self.failed.discard(machine)
+        attempt = max(self.open.get(machine, 0), self.closed.pop(machine, 0))
+        if attempt:
+            _note(self.spent, machine, attempt)
         lost = self.given.pop(machine, None)
-        return lost is not None and self.open.pop(lost, 0) > 0
+        if lost is None or lost not in self.open:
+            return False
+        # Who is back already may be lost for the second time.
+        brought = self.spent if lost in self.spent else self.closed
+        _note(brought, lost, self.open.pop(lost))
+        return True
 
     def answered(
         self,
@@ -65,7 +86,7 @@ class Requests:
         if self.open.get(lost) != attempt:
             return []
         if not machine:
-            if attempt < self.asks_max:
+            if not self._is_last(lost):
                 self.again_s[lost] = now_s + self.ask_again_s
             return []
         if machine in self.failed:
@@ -92,7 +113,18 @@ class Requests:
 
     def _again(self, lost: str, why: str) -> list[AskMachine | Log]:
         attempt = self.open[lost]
-        if attempt >= self.asks_max:
+        if self._is_last(lost):
             text = f"{why}; that was attempt {attempt} to replace {lost}, the last one"
             return [Log(text=text)]
         return [Log(text=why), self._ask(lost, attempt + 1, f"{lost} was lost; {why}")]
+
+    def _is_last(self, lost: str) -> bool:
+        return self.open[lost] - self.spent.get(lost, 0) >= self.asks_max
+
+
+def _note(attempts: dict[str, int], machine: str, attempt: int) -> None:
+    """The newest NAMES_MAX machines are remembered."""
+    attempts.pop(machine, None)
+    attempts[machine] = attempt
+    if len(attempts) > NAMES_MAX:
+        del attempts[next(iter(attempts))]

@@ -88,14 +88,14 @@ class Root:
         if plan is None:
             return []
         if not plan.members:  # the job had not begun
-            return [*self.requests.recall(plan.asked)]
+            return [*self.requests.recall(plan)]
         recall(self, plan)
         gone = self.roster.recall(plan, alive=alive)
         who = ", ".join(gone) or "root"
         reason = f"a new root (term {self.term}); lost: {', '.join(gone) or 'nobody'}"
         why = "its lease lapsed"
         done: Actions = [do.GiveBack(machine=name, reason=why) for name in gone]
-        done += [*self.requests.recall(plan.asked), *self.ask()]
+        done += [*self.requests.recall(plan), *self.ask()]
         return done + self.new_round("root", who, reason)
 
     def joins(self, join: say.Join) -> Actions:
