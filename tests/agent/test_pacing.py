@@ -17,8 +17,8 @@ from twinstep.errors import Refused
 from twinstep.schedule.pulse import PULSE_BYTES, Pulse
 from twinstep.schedule_settings import Schedule
 from twinstep.transfer.channel import LoopbackChannel
+from twinstep.transfer.flow import Flow
 from twinstep.transfer.frame import Waits
-from twinstep.transfer.tcp import Flow
 
 STEP_S = 0.3
 COMPUTE_S = 0.2

@@ -112,6 +112,8 @@ def test_when_no_two_steps_in_three_are_alike_no_span_is_named() -> None:
     assert len(made) == 1, "and it is not said again and again"
     assert (made[0].spans, made[0].steps, made[0].operations) == ((), 0, 0)
     assert made[0].step_s == 1.0
+    idle_s = [sum(gap.length_s for gap in gaps(each)) for each in changing[:40]]
+    assert made[0].lengths_s == pytest.approx((sum(idle_s) / 40,)), "but how much"
     assert taken(changing[:39]) == []
     settled = taken([*changing, *[seen()] * 40])
     assert settled[1:] == taken([seen()] * 20), "as soon as they are"
@@ -284,3 +286,15 @@ def test_counters_that_begin_again_show_nothing_idle() -> None:
         span_s_min=0.010,
     )
     assert close(step.busy) == [(0.024, 0.025)]
+
+
+def test_words_of_agents_are_no_traffic_of_training() -> None:
+    """One comes in each step, somewhere; a burst of training is much more."""
+    for at in range(1, 99, 7):
+        samples, sent = [], 0
+        for number in range(101):
+            sent += 3000 if number == at else 300_000 if 20 < number <= 40 else 0
+            samples.append(Sample(number * 0.001, sent, 0, 0))
+        settings = {"quiet_bytes_per_s": 1e6, "span_s_min": 0.005}
+        found = from_counters(samples, step=1, began_s=0.0, ended_s=0.1, **settings)
+        assert found.busy == (pytest.approx((0.02, 0.04)),), at

@@ -39,13 +39,14 @@ from twinstep.transfer.exchange import (
     refuse,
     serve_fetch,
 )
+from twinstep.transfer.flow import Flow
 from twinstep.transfer.frame import DataHeader, Fetch, Offer
 from twinstep.transfer.sender import (
     hash_copy,
     merge_digests,
     verify_copy,
 )
-from twinstep.transfer.tcp import Flow, TcpChannel, connect
+from twinstep.transfer.tcp import TcpChannel, connect
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.trust.streams import Connection
 

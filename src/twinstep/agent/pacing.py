@@ -36,9 +36,9 @@ from twinstep.schedule.profile import Profile, Profiler, Seen, merge
 from twinstep.schedule.record import Record, Sent
 from twinstep.schedule.timetable import Link, Timetable, fit, link
 from twinstep.transfer.channel import Channel
+from twinstep.transfer.flow import Flow
 from twinstep.transfer.frame import Waits
 from twinstep.transfer.sender import Cancelled
-from twinstep.transfer.tcp import Flow
 
 WAIT_S_MAX = 0.05
 """So late a thread that waits for its turn sees that it is to stop."""
@@ -96,10 +96,7 @@ class Pacing:
         self.record = Record()
         self.plan: Plan | None = None
         self._queued: dict[Channel, int] = {}
-        self._queued_bytes = 0
-        self._watching = Watching(
-            job.schedule, worker.host, lambda: flow.bytes - self._queued_bytes
-        )
+        self._watching = Watching(job.schedule, worker.host, lambda: flow.bytes)
         self._seen: dict[int, dict[int, Seen]] = {}
         self._told = False  # the present round's root knows the plan
 
@@ -221,13 +218,12 @@ class Pacing:
             now_s = monotonic_s()
             now = moment(beats) or self._watching.moment(beats, now_s)
             self._queued[channel] = channel.queued()
-            self._queued_bytes = sum(self._queued.values())
             answer = self.gate.ask(
                 now,
                 wanted_bytes=wanted_bytes,
                 held_s=held_s,
                 now_s=now_s,
-                queued_bytes=self._queued_bytes,
+                queued_bytes=sum(self._queued.values()),
             )
         return now_s, answer if isinstance(answer, Go) else answer.seconds
 

@@ -40,6 +40,10 @@ HEADERS_SHARE = 0.08
 """Frames' headers and acknowledgements, as a part of the bytes of copies: 66 bytes for
 each 1448, and as many for an answer to every second frame."""
 
+FRAMES_BYTES = 4096
+"""Between two samples: a few frames of agents' words to each other, which come now and
+then, and would make each step look different."""
+
 Busy = tuple[tuple[float, float], ...]
 """Start and end of operations, in seconds since the step began."""
 
@@ -95,10 +99,14 @@ class Profile:
     """In a step."""
     deviation: float
     """How far a step's spans are from these, all together, on average."""
+    unnamed_s: float = 0.0
+    """Where no span can be named: a step's idle time, on average, all together."""
 
     @property
     def lengths_s(self) -> tuple[float, ...]:
-        return tuple(span.mean_s for span in self.spans)
+        """What there is to plan with: each span, or else the idle time as one."""
+        named = tuple(span.mean_s for span in self.spans)
+        return (self.unnamed_s,) if self.unnamed_s else named
 
 
 def merge(seens: Sequence[Seen]) -> Seen:
@@ -133,9 +141,7 @@ def from_counters(
 
     Between two samples the link was busy when training moved more than
     `quiet_bytes_per_s`, copies taken off. Pauses shorter than `span_s_min` are those of
-    a burst, and joined: they would not be used, and their number changes. Bytes of
-    copies are known when the kernel takes them, a socket's buffer before they move: a
-    profile is better made while none do.
+    a burst, and joined: they would not be used, and their number changes.
 
     Args:
       samples: in order of time, about a millisecond apart; from before the step began
@@ -165,7 +171,8 @@ def is_busy(one: Sample, two: Sample, quiet_bytes_per_s: float) -> bool:
     if sent < 0 or received < 0:
         return True  # counters began again: nothing is known, so nothing is idle
     own = (two.own_bytes - one.own_bytes) * (1 + HEADERS_SHARE)
-    return sent + received - own > quiet_bytes_per_s * (two.at_s - one.at_s)
+    quiet = max(FRAMES_BYTES, quiet_bytes_per_s * (two.at_s - one.at_s))
+    return sent + received - own > quiet
 
 
 class Gap(NamedTuple):
@@ -238,7 +245,13 @@ class Profiler:
             steps=len(steps),
             operations=max(0, usual - 1),
             deviation=_mean(away) if away else 0.0,
+            unnamed_s=0.0 if steps else _mean([self._idle_s(g) for g in self._gaps]),
         )
+
+    def _idle_s(self, found: Sequence[Gap]) -> float:
+        """What is worth using of a step."""
+        worth = [gap.length_s for gap in found]
+        return math.fsum(s for s in worth if s >= self.settings.span_s_min)
 
     def _watch(self, found: list[Gap]) -> None:
         """Counts a step that is unlike the profile, and takes one off for one that is

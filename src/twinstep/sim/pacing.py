@@ -16,7 +16,7 @@ from twinstep.agent.pacing import Pacing, Plan, profiled
 from twinstep.schedule.gate import Gate, Go, Moment, Wait, moment
 from twinstep.sim.events import Step
 from twinstep.sim.memory import CHUNK_BYTES
-from twinstep.transfer.tcp import Flow
+from twinstep.transfer.flow import Flow
 
 if TYPE_CHECKING:
     from twinstep.sim.agent import SimAgent

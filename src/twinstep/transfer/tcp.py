@@ -32,6 +32,7 @@ from twinstep.errors import DeadlinePassed, ProtocolError
 from twinstep.schedule_settings import Schedule
 from twinstep.transfer import frame
 from twinstep.transfer.channel import PeerClosed
+from twinstep.transfer.flow import Flow
 from twinstep.transfer.frame import PREFIX_BYTES, DataHeader
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.trust.handshake import Role, Stranger
@@ -39,16 +40,6 @@ from twinstep.trust.streams import Connection
 from twinstep.trust.wire import secure
 
 _TIMEVAL = struct.Struct("ll")
-
-
-class Flow:
-    """Bytes that a machine's copies have sent and received, on all their connections.
-
-    Added to by several threads without a lock: a sum that is a chunk short for a moment
-    harms nobody."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
 
 
 class TcpChannel:
@@ -90,6 +81,7 @@ class TcpChannel:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         ask_buffers(sock, limits=limits)
+        self._flow.opens(sock)
 
     @property
     def peer(self) -> str:
@@ -114,9 +106,7 @@ class TcpChannel:
 
     def _send_some(self, parts: Sequence[bytes | memoryview], total: int) -> int:
         try:
-            sent = self._sock.sendmsg(parts)
-            self._flow.bytes += sent
-            return sent
+            return self._sock.sendmsg(parts)
         except BlockingIOError:
             raise self._late(f"took none of {total} bytes") from None
         except OSError as error:
@@ -189,7 +179,6 @@ class TcpChannel:
             raise self._lost(f"after {where}: {error}") from error
         if got == 0:
             raise self._lost(f"after {where}")
-        self._flow.bytes += got
         return got
 
     def queued(self) -> int:
@@ -203,6 +192,7 @@ class TcpChannel:
         if self._closed:
             return
         self._closed = True
+        self._flow.closes(self._sock)
         # Wakes a thread that is blocked in a call; closing alone does not.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)

@@ -137,6 +137,9 @@ class SealedStream:
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         self.socket.setsockopt(level, option, value)
 
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        return self.socket.getsockopt(level, option, size)
+
     def shutdown(self, how: int) -> None:
         self.socket.shutdown(how)
 
