@@ -5,7 +5,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-engines test-kubernetes test-launches check bench \
+.PHONY: venv demo test test-engines test-kubernetes test-launches test-long check bench \
 	bench-interleave fuzz fuzz-live clean
 
 venv: $(INSTALLED)
@@ -29,6 +29,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Whole jobs that soaks, benchmarks and fuzz-live run as well: minutes.
+test-long: $(INSTALLED) .venv/.debian
+	TWINSTEP_LONG=1 $(BIN)/python -m pytest tests/demo tests/fuzz tests/test_benchmarks.py \
+	tests/test_joining.py
 
 # Every launcher: torchrun, and mpirun where openmpi-bin is installed.
 test-launches: $(INSTALLED) .venv/.debian

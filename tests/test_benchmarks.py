@@ -15,6 +15,7 @@ from benchmarks.interleave_job import Found
 from benchmarks.interleave_wire import Account, Seen, account
 from benchmarks.table import markdown, rows_of, table
 from tests.hosts.needs import needs_hosts
+from tests.trial import takes_long
 
 ROOT = Path(__file__).parent.parent
 RUN_S_MAX = 100.0
@@ -47,6 +48,7 @@ def test_transfer(tmp_path: Path) -> None:
     assert set(found["ratio_to_plain"]) >= {"send", "send, digests known", "restore"}
 
 
+@takes_long
 @pytest.mark.parametrize("name", [setting.name for setting in steps.SETTINGS])
 def test_steps(name: str, tmp_path: Path) -> None:
     options = ["--megabytes", "1", "--rounds", "1", "--steps", "2", "--step-s", "0.1"]
@@ -65,6 +67,7 @@ def test_a_killed_rank_comes_back() -> None:
     assert 0 < kill["detected"] <= kill["decided"] <= kill["loaded"]
 
 
+@takes_long
 @needs_hosts
 def test_interleave(tmp_path: Path) -> None:
     options = ["--steps", "4", "--warm-up", "2", "--rounds", "1", "--idle-s", "0.3"]

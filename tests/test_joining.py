@@ -9,7 +9,7 @@ import pytest
 
 from tests.agent.etcd_nodes import cluster, needs_etcd
 from tests.joined import Joined, joined, trial
-from tests.trial import PRELOAD, WORKLOADS, Trial, twinstep, undisturbed
+from tests.trial import PRELOAD, WORKLOADS, Trial, takes_long, twinstep, undisturbed
 from twinstep import inject
 
 __all__ = ["joined", "trial"]
@@ -59,6 +59,7 @@ def test_a_machine_started_differently_is_refused(joined: Joined, config: Path) 
     assert "Traceback" not in joined.out("two")
 
 
+@takes_long
 @needs_etcd
 def test_a_run_on_etcd_survives_a_lost_machine(trial: Trial) -> None:
     with cluster(trial.folder) as etcd:

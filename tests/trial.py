@@ -32,6 +32,10 @@ from twinstep.jobs import JobView
 WORKLOADS = Path(__file__).parent / "workloads"
 LOOK_S = 0.05
 GONE_S_MAX = 10.0
+takes_long = pytest.mark.skipif(
+    "TWINSTEP_LONG" not in os.environ, reason="takes long: make test-long"
+)
+"""Tests of whole jobs that soaks, benchmarks or `make fuzz-live` run as well."""
 COMMAND = str(Path(sys.executable).parent / "twinstep")
 PRELOAD = 'preload = ["torch", "torch._dynamo"]\n'
 

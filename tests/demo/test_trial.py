@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.trial import takes_long
 from twinstep.demo.drive import Planned
 from twinstep.demo.ground import Loopback
 from twinstep.demo.job import Plan, RunningJob
@@ -28,6 +29,7 @@ PLAN = Plan(
 )
 
 
+@takes_long
 @pytest.mark.timeout(240)
 def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
     blows = [

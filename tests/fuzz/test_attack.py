@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz.attack import NAME, attacked
-from tests.trial import Trial, trial, undisturbed
+from tests.trial import Trial, takes_long, trial, undisturbed
 
 __all__ = ["trial"]
 
@@ -13,6 +13,7 @@ STEPS = 100
 GROWN_BYTES_MAX = 64 * 1024 * 1024
 
 
+@takes_long
 @pytest.mark.timeout(300)
 def test_training_does_not_notice_a_mad_machine(trial: Trial) -> None:
     attack, grown = attacked(trial, steps=STEPS, seed=1)
