@@ -33,7 +33,7 @@ check: $(INSTALLED)
 # Whole jobs that soaks, benchmarks and fuzz-live run as well: minutes.
 test-long: $(INSTALLED) .venv/.debian
 	TWINSTEP_LONG=1 $(BIN)/python -m pytest tests/demo tests/fuzz tests/test_benchmarks.py \
-	tests/test_joining.py
+	tests/test_explain.py tests/test_joining.py tests/test_strangers.py
 
 # Every launcher: torchrun, and mpirun where openmpi-bin is installed.
 test-launches: $(INSTALLED) .venv/.debian

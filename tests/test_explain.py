@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.recovery.test_choice import held
-from tests.trial import PRELOAD, WORKLOADS, Trial, trial, twinstep
+from tests.trial import PRELOAD, WORKLOADS, Trial, takes_long, trial, twinstep
 from twinstep import inject
 from twinstep.agent.status import MachineStatus, Status
 from twinstep.config import Job
@@ -97,6 +97,7 @@ def test_machines_go_by_name_rank_or_root() -> None:
         resolve(sight(), ["m7"])
 
 
+@takes_long
 def test_what_was_foretold_comes_true(trial: Trial) -> None:
     arguments = ("--steps", "150")
     trial.start(

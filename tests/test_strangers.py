@@ -7,7 +7,7 @@ import threading
 from functools import cache
 from pathlib import Path
 
-from tests.trial import PRELOAD, WORKLOADS, Trial, trial, undisturbed
+from tests.trial import PRELOAD, WORKLOADS, Trial, takes_long, trial, undisturbed
 from tests.trust import made, strangers as come
 from twinstep.agent.status import Status
 
@@ -63,6 +63,7 @@ class Flood:
             thread.join(30)
 
 
+@takes_long
 def test_training_does_not_notice_strangers(trial: Trial, tmp_path: Path) -> None:
     kind, limits = "tls", made.tls().limits
     named = f'token_file = "{limits.token_file}"\ncerts = "{limits.certs}"\n'
