@@ -14,16 +14,6 @@ ALL_REDUCE = f"""Current thread 0x00007f52 (most recent call first):
   File "/home/user/train.py", line 77 in <module>
   File "/src/twinstep/agent/script.py", line 128 in run_script
 """
-HOOKED = f"""Current thread 0x00007f52 (most recent call first):
-  File "/src/twinstep/adapters/torch_traffic.py", line 123 in wait
-  File "{SITE}/torch/distributed/distributed_c10d.py", line 3023 in all_reduce
-  File "{SITE}/torch/distributed/c10d_logger.py", line 83 in wrapper
-  File "/home/user/train.py", line 69 in main
-"""
-HANDLE = """Current thread 0x00007f52 (most recent call first):
-  File "/src/twinstep/adapters/torch_traffic.py", line 123 in wait
-  File "/home/user/train.py", line 29 in main
-"""
 INIT = f"""Stack (most recent call first):
   File "{SITE}/torch/distributed/distributed_c10d.py", line 2 in _store_based_barrier
   File "{SITE}/torch/distributed/distributed_c10d.py", line 9 in init_process_group
@@ -68,6 +58,10 @@ OWN = """Current thread 0x00007f52 (most recent call first):
   File "/home/user/train.py", line 29 in get_stuck
   File "/home/user/train.py", line 62 in main
 """
+HEAD = "(most recent call first):\n"
+HOOK = '  File "/src/twinstep/adapters/torch_traffic.py", line 123 in wait\n'
+HOOKED = ALL_REDUCE.replace(HEAD, HEAD + HOOK)
+HANDLE = OWN.replace(HEAD, HEAD + HOOK)
 SPY = f"""Process 4711: python train.py
 Python v3.11.7 (/usr/bin/python3.11)
 

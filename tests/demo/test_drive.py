@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
 from tests.demo import records
+from twinstep.demo import drive
 from twinstep.demo.drive import Planned, is_ready, is_settled, is_training
+from twinstep.demo.faults import Missed
 from twinstep.demo.job import Loss, Sight
+from twinstep.errors import UsageError
 
 
 def sight(*, recoveries: Any = (), step: int = 30, **changes: Any) -> Sight:
@@ -59,3 +63,24 @@ def test_a_blow_waits_for_its_steps_and_a_soon_one_does_not() -> None:
     bare = sight(recoveries=[records.recovery(redundant_s=0.0)], safe=0)
     assert is_ready(bare, soon, 30)
     assert not is_ready(bare, later, 25)
+
+
+def test_a_blow_that_never_falls_is_named_and_one_that_did_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = [Planned(kind="kill-rank", after_steps=1, moment_s=0.0)] * 2
+    came: list[Any] = [Missed("too late"), "a failure"]
+
+    def strike(*_: Any) -> Any:
+        one = came.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr(drive, "strike", strike)
+    told: list[Any] = []
+    missed = drive.injure(None, plan, Random(0), told.append)  # type: ignore[arg-type]
+    assert (missed, told) == (["kill-rank: too late"], ["a failure"])
+    came[:] = [UsageError("it fell, and its victim cannot go on")]
+    with pytest.raises(UsageError, match="it fell"):
+        drive.injure(None, plan, Random(0), told.append)  # type: ignore[arg-type]

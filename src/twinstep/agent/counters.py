@@ -72,7 +72,7 @@ class Counters:
         samples_max: int = SAMPLES_MAX,
     ) -> None:
         """`own_bytes` tells what the agent itself has sent and received; it is called
-        in the sampling thread, and should cost nothing."""
+        in the sampling thread, and should take microseconds."""
         self.interface = interface
         self._own_bytes, self._interval_s = own_bytes, interval_s
         self._samples: deque[Sample] = deque(maxlen=samples_max)

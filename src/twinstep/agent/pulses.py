@@ -34,10 +34,6 @@ class Pulses:
         round is over; nobody writes to it any more."""
         return dict(self._views)
 
-    @property
-    def reserved_bytes(self) -> int:
-        return sum(page.size for page in self._pages.values())
-
     def beside(self, rank: int, welcome: say.Welcome) -> tuple[say.Welcome, list[int]]:
         """Returns the word of welcome that names the rank's page, and its descriptor;
         without a page, the word as it was."""

@@ -81,8 +81,8 @@ def is_ready(sight: Sight, planned: Planned, from_step: int) -> bool:
 def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
     """One blow has fallen, and the job has made a new step since.
 
-    Raises: DeadlinePassed naming what did not come; Missed or UsageError when the blow
-    never fell."""
+    Raises: DeadlinePassed naming what did not come; Missed when the blow never fell;
+    UsageError when it cannot be mended."""
     for attempt in range(1, ATTEMPTS_MAX + 1):
         sight = _await_ready(job, planned)
         assert sight.status is not None
@@ -94,10 +94,10 @@ def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
         )
         try:
             blow = FAULTS[planned.kind].strike(scene, random)
-        except (Missed, UsageError):
+        except (Missed, UsageError) as error:
             # The moment is over, or the victim gone: another round has begun.
             if attempt == ATTEMPTS_MAX:
-                raise
+                raise Missed(f"{ATTEMPTS_MAX} attempts: {error}") from error
             time.sleep(LOOK_AGAIN_S)
             continue
         blow = replace(blow, aims=blow.aims + attempt - 1)
@@ -204,8 +204,8 @@ def injure(
         assert not (planned.soon and FAULTS[planned.kind].takes_machine)
         try:
             failure = strike(job, planned, random)
-        except (Missed, UsageError) as error:
-            missed.append(f"{planned.kind} after {ATTEMPTS_MAX} attempts: {error}")
+        except Missed as error:
+            missed.append(f"{planned.kind}: {error}")
             continue
         tell(failure)
     return missed

@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 from typing import Protocol, final
+from weakref import WeakSet
 
 _INFO_BYTES = 136
 _MOVED = struct.Struct("=QQ")
@@ -32,7 +33,8 @@ class Flow:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: set[Counted] = set()
+        # A connection that somebody dropped without a word is not kept open by this.
+        self._open: WeakSet[Counted] = WeakSet()
         self._over_bytes = 0
 
     def opens(self, connection: Counted) -> None:
