@@ -11,6 +11,7 @@ from twinstep.values import check_numbers
 MODES = ("spans", "naive", "off")
 LEAST = {
     "profile_steps": 2,
+    "lead": 0,
     "startup_s": 0,
     "link_bytes_per_s": 0,
     "buffers": 1,
@@ -40,8 +41,11 @@ class Schedule:
     span_s_min: float = 0.010
     """A shorter idle span is not used: to find its end costs more than it carries."""
     mu: float = 0.8
-    """The share of a span that is planned with; the rest is for spans that are shorter
-    than the profile says."""
+    """The share of a span that is planned with. What is left after `lead` is for spans
+    that are shorter than the profile says."""
+    lead: float = 0.1
+    """The share of a span that is let pass before the first piece: an operation that is
+    over here may still be under way on another machine, whose end would come late."""
     startup_s: float = 0.0
     """What a piece takes beside its bytes. 0: measured."""
     link_bytes_per_s: float = 0.0
@@ -56,7 +60,7 @@ class Schedule:
     pipeline: bool = True
     """Several pieces are on their way at once; without, one: for comparison."""
     poll_s: float = 0.001
-    """So often is looked whether a piece may go."""
+    """So often is looked whether a piece may go, once the next span is near."""
     hold_s_max: float = 30.0
     """A copy so much later than planned goes in any moment without traffic, and after
     twice that at once: a wrong profile must not leave a step unprotected."""
@@ -112,6 +116,11 @@ class Schedule:
                     f"schedule.{name} is {getattr(self, name)}; it must be at most "
                     f"{most}"
                 )
+        if self.lead + self.mu > 1:
+            raise ConfigError(
+                f"schedule.lead ({self.lead}) and schedule.mu ({self.mu}) are more "
+                "than a whole span; together at most 1 is allowed"
+            )
         if self.withhold_every == 1:
             raise ConfigError(
                 "schedule.withhold_every is 1, and nothing would ever be captured; "

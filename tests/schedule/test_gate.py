@@ -50,6 +50,7 @@ def gate(
         every_max=every_max,
     )
     made.follow(profile, table)
+    made.saw(Seen(step=0, length_s=1.0, busy=BUSY))
     return made
 
 
@@ -91,6 +92,46 @@ def test_a_copy_goes_into_the_spans_that_were_planned() -> None:
     assert {go.span for _, go in sent} == {0, 1, 2}
     assert all(not in_step(now_s).busy for now_s, _ in sent)
     assert math.ceil(sent[-1][0]) == 1, "within the step, as the timetable says"
+
+
+def looks(copy_bytes: int, *, began: bool) -> tuple[int, Sent]:
+    """How often the gate is asked in vain, and what goes when."""
+    made, asked = gate(learnt(), copy_bytes), 0
+
+    def told(now_s: float) -> Moment:
+        nonlocal asked
+        asked += 1
+        now = in_step(now_s)
+        return now._replace(began_s=float(now.step)) if began else now
+
+    sent = send(made, copy_bytes, told=told)
+    return asked - len(sent), sent
+
+
+def test_a_few_looks_find_the_next_span() -> None:
+    """Where a look every millisecond would cost a processor that computes."""
+    vain, sent = looks(300_000, began=True)
+    vain_polled, polled = looks(300_000, began=False)
+    assert vain < vain_polled / 5
+    # Halving a second down to a millisecond takes ten; each piece waits for a buffer.
+    assert vain <= 12 * len(BUSY) + len(sent)
+    # As much goes into each span, and no span is begun later than a look is long.
+    assert len(sent) == len(polled)
+    for (now_s, go), (polled_s, other) in zip(sent, polled, strict=True):
+        assert go == other
+        assert abs(now_s - polled_s) <= 0.002
+
+
+def test_a_step_that_is_late_or_early_is_found_all_the_same() -> None:
+    for pace in (0.5, 1.0, 1.6):
+
+        def told(now_s: float, pace: float = pace) -> Moment:
+            now = in_step(now_s / pace)
+            return now._replace(since_s=now.since_s * pace, began_s=now.step * pace)
+
+        sent = send(gate(learnt(), 200_000), 200_000, told=told)
+        assert all(not told(now_s).busy for now_s, _ in sent)
+        assert sent[-1][0] < 2 * pace
 
 
 def test_it_takes_as_many_steps_as_planned() -> None:
@@ -139,7 +180,9 @@ def test_no_piece_is_in_trainings_way(
         assert not busy, "twice hold_s_max has not passed"
         if mode == "spans" and said.span is not None:
             assert said.span == ended
-            assert free_s <= now.since_s + 0.8 * spans[ended].mean_s + 1e-9
+            early = now_s < now.since_s + 0.1 * spans[ended].mean_s - 1e-9
+            assert not early or held_s > due_s + 30
+            assert free_s <= now.since_s + 0.9 * spans[ended].mean_s + 1e-9
         elif mode == "spans" and held_s <= due_s + 30:
             assert ended >= 2 and copy_bytes > 2 * 350_000, "the end of a step"
 
@@ -181,7 +224,7 @@ def ask(made: Gate, now: Moment | None, **changes: Any) -> Go | Wait:
 
 
 BUSY_NOW = Moment(step=1, ended=0, busy=True, since_s=1.0)
-IDLE_NOW = Moment(step=1, ended=0, busy=False, since_s=1.0)
+IDLE_NOW = Moment(step=1, ended=0, busy=False, since_s=0.99)
 AT_THE_END = Moment(step=1, ended=2, busy=False, since_s=0.0)
 
 
@@ -221,6 +264,17 @@ def goes(made: Gate, now: Moment) -> list[int]:
     return sizes
 
 
+def test_nothing_goes_before_an_operation_is_over_everywhere() -> None:
+    """It ends here, and on another machine a moment later: pieces that went at once
+    made steps 1.4 % longer, in `make bench-interleave` at half of the idle time."""
+    said = ask(gate(learnt()), IDLE_NOW._replace(since_s=0.992))
+    assert isinstance(said, Wait)
+    assert said.seconds == pytest.approx(0.002)
+    assert isinstance(ask(gate(learnt(), lead=0), IDLE_NOW._replace(since_s=0.992)), Go)
+    late = ask(gate(learnt()), IDLE_NOW._replace(since_s=0.992), held_s=31.1)
+    assert isinstance(late, Go), "a copy that is later than hold_s_max waits no longer"
+
+
 def test_no_more_is_on_its_way_than_there_are_buffers() -> None:
     assert goes(gate(learnt()), IDLE_NOW) == [10_000] * 4
     assert goes(gate(learnt(), pipeline=False), IDLE_NOW) == [10_000]
@@ -230,7 +284,7 @@ def test_no_more_is_on_its_way_than_there_are_buffers() -> None:
 def test_a_piece_ends_in_its_span_behind_those_before_it() -> None:
     """35 ms are left of the 80; 10,000 bytes take 11, and 1,000 take 2."""
     made = gate(learnt())
-    assert goes(made, IDLE_NOW._replace(since_s=0.955)) == [10_000] * 3 + [1000]
+    assert goes(made, IDLE_NOW._replace(since_s=0.945)) == [10_000] * 3 + [1000]
 
 
 def test_the_naive_way_knows_no_ends_of_spans() -> None:
@@ -239,7 +293,7 @@ def test_the_naive_way_knows_no_ends_of_spans() -> None:
     assert ask(made, near_the_end) == Go(40_000, 0)
     assert isinstance(ask(made, near_the_end, now_s=2.0), Wait)
     assert ask(made, near_the_end._replace(step=2), now_s=2.0) == Go(40_000, 0)
-    assert isinstance(ask(gate(learnt()), IDLE_NOW._replace(since_s=0.9195)), Wait)
+    assert isinstance(ask(gate(learnt()), IDLE_NOW._replace(since_s=0.9095)), Wait)
 
 
 def beat(step: int, began: int, started: int, ended: int, changed: int) -> Beat:
@@ -255,17 +309,19 @@ def beat(step: int, began: int, started: int, ended: int, changed: int) -> Beat:
 
 def test_the_ranks_of_a_machine_are_one() -> None:
     one, two = beat(5, 10, 3, 3, 14), beat(5, 11, 2, 2, 13)
-    assert moment([one, two]) == Moment(5, 5, busy=False, since_s=14.0)
-    assert moment([one, two._replace(started=3)]) == Moment(5, 5, True, 14.0)
+    assert moment([one, two]) == Moment(5, 5, busy=False, since_s=14.0, began_s=10.0)
+    assert moment([one, two._replace(started=3)]) == Moment(5, 5, True, 14.0, 10.0)
     assert moment([beat(5, 10, 0, 0, 10), beat(5, 11, 0, 0, 11)]) == Moment(
-        5, 0, busy=False, since_s=10.0
+        5, 0, busy=False, since_s=10.0, began_s=10.0
     ), "the first that begins a step begins the machine's"
 
 
 def test_a_rank_in_the_step_before_counts_only_while_it_is_busy() -> None:
     ahead, behind = beat(6, 20, 1, 1, 21), beat(5, 10, 9, 9, 22)
-    assert moment([ahead, behind]) == Moment(6, 1, busy=False, since_s=21.0)
-    assert moment([ahead, behind._replace(started=10)]) == Moment(6, 1, True, 21.0)
+    assert moment([ahead, behind]) == Moment(6, 1, False, 21.0, 20.0)
+    assert moment([ahead, behind._replace(started=10)]) == Moment(
+        6, 1, True, 21.0, 20.0
+    )
 
 
 def test_a_rank_that_does_not_tell_is_left_out() -> None:

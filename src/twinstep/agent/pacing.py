@@ -154,6 +154,8 @@ class Pacing:
         if self._is_news(profile):
             self._follow(profile)
             self._told = False
+        with self._lock:
+            self.gate.saw(step)
         if self._told:
             return None
         self._told = self.plan is not None
@@ -309,7 +311,9 @@ class Copy:
             if now_s - self._spoke_s > self._pacing.silent_s_max:
                 self._spoke_s = now_s
                 self._channel.send(Waits())
-            time.sleep(min(answer, WAIT_S_MAX))
+            # What is on its way is soon over, and how soon is what the link carries.
+            most_s = self._pacing.settings.poll_s if self._is_moving else WAIT_S_MAX
+            time.sleep(min(answer, most_s))
         self._granted = Go(granted.bytes_max - size, granted.span)
         return granted.span
 

@@ -61,4 +61,5 @@ class Bursts:
             ended=self.count - under_way,
             busy=under_way,
             since_s=self.until_s,
+            began_s=self.began_s,
         )

@@ -2,13 +2,14 @@
 
 A timetable of clock times would be wrong as soon as a step is late. So a span is known
 by what is observed: it begins when as many operations of the step have ended as the
-profile says, and it lasts `mu` of its usual length. A piece goes when it will be off
-the link before that, behind what was let go before it:
+profile says and `lead` of its usual length is past, since an operation that is over
+here may still be under way elsewhere; it lasts `mu` of that length. A piece goes when
+it will be off the link before that, behind what was let go before it:
 
-    operations   ███n███                               ███n+1███
-    span after n        ├──────── mu * mean ────────┤
-    pieces              [ 1 ][ 2 ]   ▲ now: piece 3 goes if it ends here ┤
-    link                      free ──┘
+    operations   ███n███                                    ███n+1███
+    span after n        ├ lead ┼──────── mu * mean ────────┤
+    pieces                     [ 1 ][ 2 ]   ▲ now: piece 3 goes if it ends here ┤
+    link                             free ──┘
 
 It waits while training uses the network, whatever the profile says; nothing here ever
 holds training back. What did not fit into the spans of the steps that were planned goes
@@ -31,11 +32,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from twinstep.schedule.profile import Profile, Span
+from twinstep.schedule.profile import Profile, Seen, Span
 from twinstep.schedule.pulse import Beat
 from twinstep.schedule.timetable import Link, Timetable
 from twinstep.schedule_settings import Schedule
 
+PATIENCE = 0.5
+"""Of the time until the next span began in the step before, so much is waited before
+another look: a few looks find its beginning, where a look every millisecond would cost
+processors that compute, and a step that is early loses half of what it is early by."""
 TICK_S = 1e-6
 """The shortest wait: a clock of float seconds would not advance by much less."""
 
@@ -49,6 +54,8 @@ class Moment(NamedTuple):
     busy: bool
     since_s: float
     """When the last of them ended; when the step began, before the first."""
+    began_s: float = -math.inf
+    """When the step began; minus infinity where that is not known."""
 
 
 class Go(NamedTuple):
@@ -83,6 +90,7 @@ def moment(beats: Iterable[Beat]) -> Moment | None:
         ended=sum(beat.ended for beat in here),
         busy=any(beat.busy for beat in fed),
         since_s=max(changed_ns, default=began_ns) / 1e9,
+        began_s=began_ns / 1e9,
     )
 
 
@@ -102,6 +110,8 @@ class Gate:
     # When the link will have carried what was let go.
     _filled: tuple[int, int] | None = None
     # Step and span of the last piece of the mode `naive`.
+    _last: Seen | None = None
+    # The newest step that was like those of the profile.
 
     def follow(self, profile: Profile, timetable: Timetable) -> None:
         """From now on these hold."""
@@ -109,6 +119,13 @@ class Gate:
         self._spans = {span.after: span for span in profile.spans}
         self._due_s = timetable.steps * profile.step_s
         self._overflows = timetable.unfitted_bytes > 0
+
+    def saw(self, step: Seen) -> None:
+        """A step is over. Profiles are made while copies still go at once and make
+        operations longer, so when a span begins is better known from the last step."""
+        if self._profile is None or len(step.busy) != self._profile.operations:
+            return
+        self._last = step
 
     def ask(
         self,
@@ -140,24 +157,35 @@ class Gate:
         late_s = held_s - self._due_s
         if late_s > 2 * self.settings.hold_s_max:
             return self._go(self._piece(wanted_bytes), None, now_s)
+        patient = late_s <= self.settings.hold_s_max
+        wait_s = self._next_look_s(now, now_s) if patient else self.settings.poll_s
         if now.busy:
-            return self._wait("training uses the network")
+            return Wait(wait_s, "training uses the network")
         span = self._spans.get(now.ended)
         size = 0
         if span is not None and self.settings.mode == "naive":
             size = self._fill(now, wanted_bytes)
         elif span is not None:
-            ends_s = now.since_s + self.settings.mu * span.mean_s
+            # A step without operations is under way nowhere.
+            lead = self.settings.lead if self._profile.operations else 0.0
+            begins_s = now.since_s + lead * span.mean_s
+            if patient and now_s < begins_s:
+                return Wait(
+                    max(begins_s - now_s, TICK_S),
+                    f"operation {now.ended} may be under way elsewhere",
+                )
+            ends_s = begins_s + self.settings.mu * span.mean_s
             room_s = ends_s - max(now_s, free_s)
             size = self.link.fits_bytes(room_s, wanted_bytes)
         if span is not None and size > 0:
             return self._go(size, span.after, now_s)
-        if late_s > self.settings.hold_s_max or self._open(now, self._profile):
+        if not patient or self._open(now, self._profile):
             return self._go(self._piece(wanted_bytes), None, now_s)
-        return self._wait(
+        return Wait(
+            wait_s,
             f"no span is known after operation {now.ended}"
             if span is None
-            else f"the span after operation {now.ended} has no room left"
+            else f"the span after operation {now.ended} has no room left",
         )
 
     @property
@@ -174,6 +202,20 @@ class Gate:
         spans = self.settings.mode == "spans"
         return spans and self._overflows and now.ended >= profile.operations
 
+    def _next_look_s(self, now: Moment, now_s: float) -> float:
+        """How long to wait for the next span: part of the time until it began in the
+        last step; poll_s once that is near, or where it cannot be known."""
+        profile, last, poll_s = self._profile, self._last, self.settings.poll_s
+        if profile is None or not profile.spans or last is None:
+            return poll_s
+        if self._overflows and now.ended + 1 >= profile.operations:
+            return poll_s  # The end of a step is open, and has no span.
+        ended_s = [0.0, *sorted(end_s for _, end_s in last.busy)]
+        ahead = (ended_s[s.after] for s in profile.spans if s.after > now.ended)
+        next_s = next(ahead, last.length_s + ended_s[profile.spans[0].after])
+        # Where it is not known when the step began, this is minus infinity.
+        return max(poll_s, PATIENCE * (now.began_s + next_s - now_s))
+
     def _piece(self, wanted_bytes: int) -> int:
         return min(wanted_bytes, self.link.piece_bytes)
 
@@ -187,6 +229,3 @@ class Gate:
     def _go(self, size: int, span: int | None, now_s: float) -> Go:
         self._free_s = max(now_s, self._free_s) + self.link.takes_s(size)
         return Go(size, span)
-
-    def _wait(self, reason: str) -> Wait:
-        return Wait(self.settings.poll_s, reason)

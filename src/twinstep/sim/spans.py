@@ -112,8 +112,13 @@ class Spans:
         spans = {span.after: span for span in plan.profile.spans}
         span = spans.get(truth.ended)
         if span is not None:
-            until_s = truth.since_s + agent.job.schedule.mu * span.mean_s
-            if ends_s <= until_s + EPSILON_S:
+            schedule = agent.job.schedule
+            lead = schedule.lead if plan.profile.operations else 0.0
+            from_s = truth.since_s + lead * span.mean_s
+            until_s = from_s + schedule.mu * span.mean_s
+            begins_s = ends_s - takes_s
+            early = begins_s < from_s - EPSILON_S and late_s <= hold_s
+            if ends_s <= until_s + EPSILON_S and not early:
                 return
         if events.probe("spans: a copy is held to the bound", late_s > hold_s):
             return
