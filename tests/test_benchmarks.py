@@ -48,6 +48,14 @@ def test_transfer(tmp_path: Path) -> None:
     assert set(found["ratio_to_plain"]) >= {"send", "send, digests known", "restore"}
 
 
+def test_plan(tmp_path: Path) -> None:
+    sizes = ["--machines", "16", "32", "--days", "2", "--samples", "3"]
+    alone, alone_twice, *every = run(tmp_path, "plan", *sizes)["rows"]
+    assert (alone["machines"], alone_twice["machines"]) == (16, 32)
+    assert [row["policies"] for row in every] == [7, 7]
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in every)
+
+
 @takes_long
 @pytest.mark.parametrize("name", [setting.name for setting in steps.SETTINGS])
 def test_steps(name: str, tmp_path: Path) -> None:

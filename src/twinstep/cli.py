@@ -29,6 +29,7 @@ from twinstep.cloud.choice import OPERATORS
 from twinstep.demo import commands
 from twinstep.errors import TwinstepError, UsageError
 from twinstep.jobs import JobView, find_job, list_jobs
+from twinstep.planning.command import plan
 from twinstep.sim.commands import try_seeds
 from twinstep.status_view import draw
 
@@ -364,6 +365,7 @@ def corrupt_copy(
 app.command("demo")(commands.show)
 app.command("soak")(commands.endure)
 app.command("simulate")(try_seeds)
+app.command("plan")(plan)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Forecasts what failures will cost a job, and what its copies need, before it runs."""
