@@ -8,7 +8,8 @@ import pytest
 
 from tests.planner.jobs import job, memory, policy, storage
 from twinstep.planner.failures import DAY_S, Failures
-from twinstep.planner.model import forecast, wait_s
+from twinstep.planner.model import forecast, parts_s, wait_s
+from twinstep.planner.policies import MAKERS, Costs
 
 
 def test_where_failures_are_rare_each_costs_what_equation_1_says() -> None:
@@ -21,6 +22,15 @@ def test_where_failures_are_rare_each_costs_what_equation_1_says() -> None:
     assert found.wasted_s == pytest.approx(480 + 1800 + 480)
     lost = found.failures_per_day * cost_s / DAY_S
     assert 1 - found.goodput == pytest.approx(lost, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_the_parts_of_a_loss_are_what_a_failure_costs(name: str) -> None:
+    failures = Failures(machine_per_machine_day=1e-3)
+    one = MAKERS[name](job(standbys=1), failures, Costs())
+    parts = parts_s(one, job(standbys=1), failures)
+    whole = forecast(one, job(standbys=1), failures).cost_s
+    assert sum(parts.values()) == pytest.approx(whole, rel=1e-3)
 
 
 def test_without_failures_only_stalls_cost() -> None:

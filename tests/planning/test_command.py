@@ -102,6 +102,8 @@ def test_the_paper_is_printed_with_its_errata(tmp_path: Path) -> None:
         assert close or made["errata"][row["erratum"]], row
         assert {"id", "what", "published", "computed", "note"} <= set(row)
     assert made["from_85_to_97"][0]["policy"] == "strawman"
+    assert made["figure_15_with_our_costs"][-1]["machines"] == 1000
+    assert "Figure 15 with twinstep's costs" in said
     assert png.read_bytes().startswith(b"\x89PNG")
 
 

@@ -92,6 +92,20 @@ def forecast(policy: Policy, job: Job, failures: Failures) -> Forecast:
     )
 
 
+def parts_s(policy: Policy, job: Job, failures: Failures) -> dict[str, float]:
+    """Mean seconds that the loss of one machine costs, part by part, as long as another
+    has its state: they are what `forecast` adds up."""
+    near = policy.tiers[0]
+    found = policy.recovery.parts_s("machine")
+    tier = near if near.copies != 1 else policy.tiers[-1]
+    return {
+        "lost": tier.delay_s + tier.interval_s / 2,
+        **found,
+        "machine": wait_s(job, policy, failures),
+        "read": tier.read_s["machine"],
+    }
+
+
 def cost_of(tier: Tier, cause: Cause) -> float:
     """Seconds of training lost, and of reading, when a failure goes back to a tier:
     equation 1."""

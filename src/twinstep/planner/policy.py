@@ -65,10 +65,18 @@ class Recovery:
     warm_up_s: float
     """What the first steps take longer than others: compiling, autotuning, loading."""
 
+    def parts_s(self, cause: Cause) -> dict[str, float]:
+        """What does not depend on machines that wait, or on the tier, in order."""
+        return {
+            "detect": self.detect_s[cause],
+            "decide": self.decide_s,
+            "save": self.save_s,
+            "start": self.start_s,
+            "warm up": self.warm_up_s,
+        }
+
     def fixed_s(self, cause: Cause) -> float:
-        """What does not depend on machines that wait, or on the tier."""
-        parts = self.detect_s[cause], self.decide_s, self.save_s, self.start_s
-        return sum(parts) + self.warm_up_s
+        return sum(self.parts_s(cause).values())
 
     def machine_s(self, cause: Cause, *, standby: bool) -> float:
         if cause == "process":

@@ -14,7 +14,7 @@ from twinstep import config
 from twinstep.errors import UsageError
 from twinstep.planner.gemini_report import assumptions, largest_job
 from twinstep.planner.measured import costs_of
-from twinstep.planner.paper import ERRATA, rows
+from twinstep.planner.paper import ERRATA, rows, with_costs
 from twinstep.planner.policies import Costs
 from twinstep.planning.plan import make
 from twinstep.planning.request import Words, read_file, understand
@@ -168,7 +168,8 @@ def _paper(measured: Path | None, *, json_file: Path | None, png: Path | None) -
         text = read_file(measured, "--costs")
         costs = costs_of(text, costs, option=str(measured))
     found, assumed = rows(), assumptions(largest_job(), costs)
-    Console().print(draw_paper(found, assumed))
+    ours = with_costs(costs)
+    Console().print(draw_paper(found, assumed, ours, costs))
     if json_file:
         _write(
             json_file,
@@ -182,6 +183,7 @@ def _paper(measured: Path | None, *, json_file: Path | None, png: Path | None) -
                     for row in found
                 ],
                 "errata": dict(ERRATA),
+                "figure_15_with_our_costs": ours,
                 "from_85_to_97": assumed,
                 "costs": costs,
             },

@@ -8,7 +8,7 @@ from typing import Any
 from twinstep.planner.advice import Setting, advise
 from twinstep.planner.catching_up import storage_that_does
 from twinstep.planner.losses import Loss, State, losses
-from twinstep.planner.model import Forecast, forecast
+from twinstep.planner.model import Forecast, forecast, parts_s
 from twinstep.planner.policies import every as every_steps, policies
 from twinstep.planner.policy import Policy
 from twinstep.planner.room import Room, check, room_of
@@ -56,7 +56,7 @@ class Plan:
             "costs": asdict(self.request.costs),
             "assumed": self.request.assumed,
             "room": asdict(self.room),
-            "policies": [_record(one) for one in self.priced],
+            "policies": [_record(one, self.request) for one in self.priced],
             "settings": [asdict(one) for one in self.settings],
             "storage_that_does_bytes_per_s": self.storage_bytes_per_s,
             "days": self.days,
@@ -133,7 +133,7 @@ def _upkeep(request: Request) -> Upkeep | None:
     )
 
 
-def _record(one: Priced) -> dict[str, Any]:
+def _record(one: Priced, request: Request) -> dict[str, Any]:
     policy = one.policy
     return {
         "name": policy.name,
@@ -141,6 +141,7 @@ def _record(one: Priced) -> dict[str, Any]:
         "slowdown": policy.slowdown,
         "tiers": [asdict(tier) for tier in policy.tiers],
         "recovery": asdict(policy.recovery),
+        "lost_machine_parts_s": parts_s(policy, request.job, request.failures),
         "notes": list(policy.notes),
         "forecast": asdict(one.forecast),
         "sampled": asdict(one.outcome) if one.outcome else None,

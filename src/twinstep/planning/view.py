@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from twinstep.planner.gemini_report import AFTER, BEFORE, Assumption
+from twinstep.planner.model import parts_s
 from twinstep.planner.paper import ERRATA, Row
+from twinstep.planner.policies import Costs
 from twinstep.planner.quantities import in_words_s, in_words_speed
 from twinstep.planner.room import in_words
 from twinstep.planner.wiring import draw as draw_cubes
@@ -31,6 +33,8 @@ def draw(plan: Plan) -> RenderableType:
         *(Text(f"  {line}") for line in in_words(plan.room, job)),
         Text(""),
         _policies(plan),
+        Text(""),
+        _parts(plan),
         Text(""),
         Text(_catching_up(plan)),
         Text(""),
@@ -86,6 +90,21 @@ def _policies(plan: Plan) -> Table:
     return table
 
 
+def _parts(plan: Plan) -> Table:
+    """What one lost machine costs, in the order in which it is paid."""
+    request = plan.request
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("a lost machine costs")
+    for place, one in enumerate(plan.priced):
+        parts = parts_s(one.policy, request.job, request.failures)
+        if place == 0:
+            for name in parts:
+                table.add_column(name, justify="right")
+        cells = [in_words_s(value) if value >= 1e-3 else "" for value in parts.values()]
+        table.add_row(one.policy.name, *cells)
+    return table
+
+
 def _row(one: Priced) -> list[str]:
     found, outcome = one.forecast, one.outcome
     cells = [
@@ -124,7 +143,10 @@ def _settings(plan: Plan) -> Table:
 
 
 def draw_paper(
-    rows: Sequence[Row], assumptions: Sequence[Assumption]
+    rows: Sequence[Row],
+    assumptions: Sequence[Assumption],
+    ours: Sequence[Mapping[str, float]],
+    costs: Costs,
 ) -> RenderableType:
     """Returns the paper's numbers beside ours, and what is wrong with the printed."""
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -153,8 +175,26 @@ def draw_paper(
         Text(f"{explained} of {len(rows)} rows are within 2 % or name their erratum:"),
         *(Text(f"  {name}: {ERRATA[name]}") for name in used),
         Text(""),
+        Text(f"Figure 15 with twinstep's costs of a recovery ({costs.source}):"),
+        _figure_15(ours),
+        Text(""),
         draw_report(assumptions),
     )
+
+
+def _figure_15(ours: Sequence[Mapping[str, float]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("machines", "failures a day", "gemini", "twinstep", "costs each"):
+        table.add_column(column, justify="right")
+    for row in ours:
+        table.add_row(
+            f"{row['machines']:g}",
+            f"{row['failures_per_day']:.3g}",
+            f"{row['gemini_published']:.3f}",
+            f"{row['twinstep']:.3f}",
+            in_words_s(row["cost_s"]),
+        )
+    return table
 
 
 def draw_report(assumptions: Sequence[Assumption]) -> RenderableType:
