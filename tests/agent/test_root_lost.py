@@ -34,7 +34,8 @@ def lose_the_root(
         asked = [r for r in fleet.requests() if r.startswith(f"for-{lost}")]
         assert asked == [f"for-{lost}"], f"exactly one machine for {lost}"
     recovery = fleet.recoveries()[-1]
-    assert recovery.steps_lost <= 1, recovery
+    # What was safe is not lost; and a step whose answer came late is not captured.
+    assert recovery.step >= status.safe and recovery.steps_lost <= 2, recovery
     return after
 
 

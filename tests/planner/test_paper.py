@@ -15,9 +15,9 @@ from twinstep.planner.paper import (
     Row,
     gpt_100b,
     ratio,
-    rows,
     with_costs,
 )
+from twinstep.planner.paper_rows import rows
 from twinstep.planner.policies import MAKERS, Costs
 
 ROWS = {row.id: row for row in rows()}
