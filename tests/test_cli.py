@@ -265,7 +265,7 @@ def test_the_picture_says_who_waits_for_whom() -> None:
     )
     assert "waits for m00 to stop its ranks" in text
     assert "0 (51)" in text and "standby ROOT" in text
-    assert "3 shards, 67.0 MB in all, the largest 64.0 MB" in text
+    assert "3 shards, 67 MB in all, the largest 64 MB" in text
 
 
 def test_the_picture_has_the_timeline_and_names_bad_copies() -> None:

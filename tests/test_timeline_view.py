@@ -82,7 +82,7 @@ def test_a_row_a_machine_and_the_last_step_with_copies() -> None:
     quiet = step(8, sent=[], length_s=0.7)
     shown = text(seen(machine(steps=[step(), quiet]), silent=["m01: gone"]))
     assert "every step is captured" in shown
-    assert "0.3 s in 1" in shown and "2.0 MB" in shown
+    assert "0.3 s in 1" in shown and "2 MB" in shown
     assert "99.0%" in shown and "98.0%" in shown
     assert "0.6 s" in shown and "0.7 s" not in shown
     assert "no answer: m01: gone" in shown

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from twinstep.explain import Forecast, Sight, forecast, look, now, resolve
 from twinstep.jobs import JobView
+from twinstep.planner.quantities import in_words_bytes
 from twinstep.recovery.outlook import Outlook
-from twinstep.status_view import size
 
 NAMES_SHOWN = 6
 
@@ -76,7 +76,7 @@ def _row(sight: Sight, one: Forecast) -> list[str]:
         str(one.step),
         str(one.steps_lost),
         _some(sorted(set(one.reads.values()))) or "own memory",
-        size(one.read_bytes),
+        in_words_bytes(one.read_bytes),
         then,
     ]
 
@@ -96,12 +96,14 @@ def draw_one(sight: Sight, one: Forecast) -> RenderableType:
         lost_steps = f"{one.steps_lost} lost, of {one.reached}"
         table.add_row("step", f"{one.reason}; {lost_steps}")
         for shard, source in list(one.reads.items())[:NAMES_SHOWN]:
-            bytes_ = size(sight.status.sizes.get(shard, 0))
+            bytes_ = in_words_bytes(sight.status.sizes.get(shard, 0))
             table.add_row(f"shard {shard}", f"{bytes_} from the memory of {source}")
         if len(one.reads) > NAMES_SHOWN:
             table.add_row("", f"and {len(one.reads) - NAMES_SHOWN} shards more")
         table.add_row("others", "from their own memory, no network")
-        table.add_row("then", f"copies are made again: {size(one.copies_again_bytes)}")
+        table.add_row(
+            "then", f"copies are made again: {in_words_bytes(one.copies_again_bytes)}"
+        )
         still = "no further machine" if one.may_lose == 0 else f"any {one.may_lose}"
         table.add_row("meanwhile", f"{still} may be lost")
         for name, shards in one.only_here.items():

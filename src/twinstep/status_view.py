@@ -20,6 +20,7 @@ from rich.text import Text
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import MachineStatus, Status
 from twinstep.cloud.hosting import Result
+from twinstep.planner.quantities import in_words_bytes
 
 RECOVERIES_SHOWN = 8
 MOMENTS = (
@@ -119,12 +120,12 @@ def _memory(status: Status) -> Text:
         return Text("no slots reserved yet")
     total = sum(status.sizes.values())
     largest = max(status.sizes.values())
-    shards = f"{len(status.sizes)} shards, {size(total)} in all"
+    shards = f"{len(status.sizes)} shards, {in_words_bytes(total)} in all"
     holders = f"{status.copies} machine{'s' * (status.copies > 1)}"
     everywhere = ", shared ones on each" if status.shared else ""
     return Text(
-        f"{shards}, the largest {size(largest)}; two slots a shard on {holders}"
-        f"{everywhere}"
+        f"{shards}, the largest {in_words_bytes(largest)}; two slots a shard on "
+        f"{holders}{everywhere}"
     )
 
 
@@ -183,11 +184,3 @@ def _cost(recovery: Recovery) -> str:
     lost = f"{recovery.steps_lost} steps lost, back at step {recovery.step}"
     source = f"from {recovery.source}" if recovery.source else ""
     return " · ".join([lost, *filter(None, [source]), *moments])
-
-
-def size(count: int) -> str:
-    """Returns a number of bytes for people: 1.5 MB."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -19,7 +19,7 @@ from twinstep.agent.asking import ask_all
 from twinstep.agent.timeline import ObservedStep, Timeline
 from twinstep.errors import UsageError
 from twinstep.jobs import JobView
-from twinstep.status_view import size
+from twinstep.planner.quantities import in_words_bytes
 
 CELLS = 60
 """Of the bar that is a step."""
@@ -121,7 +121,7 @@ def _row(machine: Timeline) -> list[str]:
         machine.machine,
         f"{machine.step_s:.3g} s",
         f"{idle_s:.3g} s in {len(machine.spans)}",
-        size(sum(machine.copies_bytes)),
+        in_words_bytes(sum(machine.copies_bytes)),
         f"{machine.needs_s:.3g} s",
         _share(machine.in_span_bytes, machine.sent_bytes),
         _share(machine.clear_bytes, machine.judged_bytes),

@@ -42,7 +42,7 @@ def test_a_slow_network_is_told_from_a_fast_one() -> None:
     assert advised(job(), OFTEN)["capture"][0] == "every 1 step(s)"
     slow = job(network_bytes_per_s=40 * GBPS, copies=3)
     value, reason = advised(slow, Failures(machine_per_machine_day=1e-3))["capture"]
-    assert value == "every 3 step(s)"
+    assert value == "every 4 step(s)"
     assert "25 s" in reason
 
 

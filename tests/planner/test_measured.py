@@ -19,10 +19,24 @@ def failure(kind: str, **moments: float) -> dict[str, Any]:
 
 def soak(*, ranks: int = 3, machines: int = 3) -> bytes:
     killed = [
-        failure("kill-rank", decided=0.1, ranks_up=0.6, loaded=0.9, first_step=1.4)
+        failure(
+            "kill-rank",
+            detected=0.07,
+            decided=0.1,
+            ranks_up=0.6,
+            loaded=0.9,
+            first_step=1.4,
+        )
     ] * ranks
     lost = [
-        failure("kill-machine", decided=1.2, ranks_up=2.0, loaded=2.5, first_step=3.1)
+        failure(
+            "kill-machine",
+            detected=1.17,
+            decided=1.2,
+            ranks_up=2.0,
+            loaded=2.5,
+            first_step=3.1,
+        )
     ] * machines
     went_on = {"kind": "kill-rank", "recoveries": 0, "moments": {}}
     return json.dumps({"failures": [*killed, *lost, went_on], "steps": 7}).encode()
@@ -30,8 +44,9 @@ def soak(*, ranks: int = 3, machines: int = 3) -> bytes:
 
 def test_the_parts_of_a_recovery_are_told_apart() -> None:
     costs = costs_of(soak(), Costs(connect_s=5.0), option="a.json")
-    assert costs.detect_process_s == pytest.approx(0.1)
-    assert costs.detect_machine_s == pytest.approx(1.2)
+    assert costs.detect_process_s == pytest.approx(0.07)
+    assert costs.detect_machine_s == pytest.approx(1.17)
+    assert costs.decide_s == pytest.approx(0.03)
     # From decided to the first step, without 0.3 s of reading.
     assert costs.start_s == pytest.approx(1.0)
     assert costs.standby_s == pytest.approx(0.4)

@@ -127,6 +127,17 @@ def test_a_trace_is_drawn_again_and_again() -> None:
     assert outcome.goodput == pytest.approx(2280 / 3600, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("at_s", "says"), [(0.0, "all at 0 s"), (1e-3, "use fewer days")]
+)
+def test_a_trace_that_would_not_end_is_refused(at_s: float, says: str) -> None:
+    trace = [Event(at_s=0.0)] * 300 + [Event(at_s=at_s)]
+    with pytest.raises(ConfigError, match=says):
+        sample(
+            [policy(storage(60, 0))], job(), Failures(), days=9, samples=1, trace=trace
+        )
+
+
 def test_the_same_seed_draws_the_same_months() -> None:
     one = policy(storage(1800, 480))
     failures = Failures(process_per_machine_day=1.0)

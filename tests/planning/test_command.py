@@ -75,6 +75,11 @@ def test_pods_are_planned_for(tmp_path: Path) -> None:
     assert "training holds the copies itself, nothing is sent" in said
     assert "pod 0 of 2: 64 cubes" in said
     assert "rolling service" in said
+    assert "the switch joins their faces" in said
+    assert "99 times in 100" in said
+    assert "60 cubes only make" not in said
+    odd = run(*words[:4], "--standby-cubes", "2", *given, "--samples", "0")
+    assert "62 cubes only make a torus of 4x8x124; fewer make 16x16x16" in odd
     made = json.loads(file.read_text())
     assert [one["what"] for one in made["losses"]] == ["chip", "host", "cube", "pod"]
     assert all(one["survives"] for one in made["losses"])
@@ -117,6 +122,18 @@ def test_a_job_s_own_settings_are_explained(tmp_path: Path) -> None:
         "--parameters 1e9 --step-seconds 1 --network 10Gbps --samples 0"
     )
     assert "8 machines" in run("--config", str(file), *words)
+
+
+def test_a_job_s_own_settings_are_planned_with(tmp_path: Path) -> None:
+    """Its room, and how it plans traffic: copies take 0.48 s, and 0.15 s are idle."""
+    file = tmp_path / "twinstep.toml"
+    file.write_text("machines = 8\n[schedule]\nmu = 0.5\nlead = 0\nevery_max = 3\n")
+    words = shlex.split("--parameters 2.4e8 --step-seconds 1 --network 10Gbps")
+    said = run("--config", str(file), *words, "--samples", "0")
+    assert "of which 50% is planned with: they do not fit into every_max (3)" in said
+    file.write_text("machines = 8\nmemory_bytes_max = 300_000_000\n")
+    why = refused("--config", str(file), *words, "--samples", "0")
+    assert "300 MB may be used" in why
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Recommends settings for a job, each with its reason.
 
 The order is that of a person who would do it by hand: copies that make the loss of all
-holders rare, standbys that make a wait for machines rare, storage as often as it costs
-nothing, and what would have to be cheaper for more.
+holders rare, standbys that make a wait for machines rare, and storage as often as it
+takes checkpoints.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from twinstep.planner.failures import Failures
-from twinstep.planner.job import SLOTS, Job
+from twinstep.planner.job import Job
 from twinstep.planner.model import forecast, wait_s
 from twinstep.planner.policies import Costs, every, twinstep
 from twinstep.planner.quantities import in_words_bytes, in_words_s
+from twinstep.planner.room import room_of
 
 GAIN_MIN = 1e-4
 """Of goodput, for which a further copy is worth its memory: 52 min a year."""
@@ -52,29 +53,30 @@ def advise(job: Job, failures: Failures, costs: Costs) -> list[Setting]:
             name="storage",
             value=f"every {in_words_s(storage.interval_s)}",
             reason=f"a checkpoint of {in_words_bytes(job.state_bytes)} takes "
-            f"{in_words_s(storage.delay_s)} to storage; agents write it from memory, "
-            "so more often costs training nothing",
+            f"{in_words_s(storage.delay_s)} to storage: no more often fits. twinstep "
+            "does not write it yet; your script does, and what it waits is not counted",
         ),
     ]
 
 
 def _copies(job: Job, failures: Failures, costs: Costs) -> Setting:
     """One more as long as that gains something and fits."""
-    most = min(COPIES_MAX, job.machines)
-    if job.memory_bytes:
-        most = min(most, int(job.memory_bytes // (SLOTS * job.machine_bytes)) or 1)
-    least = min(job.replicas, most)
-    goodputs = {
-        copies: forecast(twinstep(one, failures, costs), one, failures).goodput
-        for copies in range(least, most + 1)
-        for one in [dataclasses.replace(job, copies=copies)]
-    }
+    wanted = min(COPIES_MAX, job.machines)
+    least = most = min(job.replicas, wanted)
+    goodputs: dict[int, float] = {}
+    for copies in range(least, wanted + 1):
+        one = dataclasses.replace(job, copies=copies)
+        if copies > least and not room_of(one).fits:
+            break
+        most = copies
+        policy = twinstep(one, failures, costs)
+        goodputs[copies] = forecast(policy, one, failures).goodput
     best = least
     for copies in range(least + 1, most + 1):
         if goodputs[copies] > goodputs[best] + GAIN_MIN:
             best = copies
     said = ", ".join(f"{n}: {share:.2%}" for n, share in goodputs.items())
-    limit = f"; memory holds {most}" if most < min(COPIES_MAX, job.machines) else ""
+    limit = f"; memory holds {most}" if most < wanted else ""
     return Setting(
         name="copies", value=str(best), reason=f"goodput by copies: {said}{limit}"
     )
@@ -93,7 +95,7 @@ def _standbys(job: Job, failures: Failures, costs: Costs) -> Setting:
     enough = 0
     while enough < STANDBYS_MAX and waits_s(enough) > WAIT_S_MAX:
         enough += 1
-    said = ", ".join(f"{n}: {in_words_s(waits_s(n))}" for n in {0, 1, enough})
+    said = ", ".join(f"{n}: {in_words_s(waits_s(n))}" for n in sorted({0, 1, enough}))
     return Setting(
         name="standbys",
         value=str(enough),

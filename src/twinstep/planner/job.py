@@ -11,13 +11,12 @@ Left out: machines that are not alike.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twinstep.errors import ConfigError
+from twinstep.schedule_settings import Schedule
 
 MACHINES_MAX = 1_000_000
-SLOTS = 2
-"""Per copy: the newest safe step stays while the next one arrives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +47,8 @@ class Job:
     """Of each machine, that copies may take; 0: not known."""
     copies: int = 2
     """Machines that are to hold each shard, the owner among them."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """How the job plans its traffic: of it count mu, every_max and buffer_bytes."""
     replicas: int = 1
     """How often training itself holds the whole state, each on other machines (data
     parallelism): these are copies that exist already, and are not sent."""

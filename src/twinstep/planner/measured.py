@@ -1,9 +1,9 @@
 """What recoveries cost, as a soak measured them on real processes.
 
 `twinstep soak --json FILE` writes each failure with its moments, in seconds from the
-blow. Taken are the medians of killed ranks and of killed machines: until the root had
-decided, and from there until the first new step, of which reading is a part that a plan
-computes from bytes instead.
+blow. Taken are the medians of killed ranks and of killed machines: until noticed, until
+the root had decided, and from there until the first new step, of which reading is a
+part that a plan computes from bytes instead.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def costs_of(text: bytes, costs: Costs, *, option: str) -> Costs:
         raise ConfigError(
             f"{option} is no file that `twinstep soak --json` wrote: {error}"
         ) from error
-    came = [f for f in soak.failures if f.recoveries and "first step" in f.moments]
+    needed = {"detected", "decided", "first step"}
+    came = [f for f in soak.failures if f.recoveries and needed <= set(f.moments)]
     process = [f.moments for f in came if f.kind in PROCESS_KINDS]
     machine = [f.moments for f in came if f.kind in MACHINE_KINDS]
     for name, found in (("killed ranks", process), ("killed machines", machine)):
@@ -54,8 +55,9 @@ def costs_of(text: bytes, costs: Costs, *, option: str) -> Costs:
     start_s = median(_start_s(moments) for moments in process)
     return dataclasses.replace(
         costs,
-        detect_process_s=median(moments["decided"] for moments in process),
-        detect_machine_s=median(moments["decided"] for moments in machine),
+        detect_process_s=median(moments["detected"] for moments in process),
+        detect_machine_s=median(moments["detected"] for moments in machine),
+        decide_s=median(m["decided"] - m["detected"] for m in [*process, *machine]),
         start_s=start_s,
         standby_s=max(0.0, median(_start_s(m) for m in machine) - start_s),
         source=f"{option}: {len(process)} killed ranks, {len(machine)} killed machines",

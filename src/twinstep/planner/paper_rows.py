@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from twinstep.placement.strategy import place
 from twinstep.placement.survival import corollary_1, survival, theorem_1_bound
 from twinstep.planner import paper_results as results
-from twinstep.planner.job import SLOTS
 from twinstep.planner.paper import (
     CLOSE,
     STORAGE,
@@ -16,6 +15,7 @@ from twinstep.planner.paper import (
 )
 from twinstep.planner.policy import wasted_s
 from twinstep.planner.presets import PRESETS
+from twinstep.store.slots import SLOTS
 
 
 def rows() -> list[Row]:

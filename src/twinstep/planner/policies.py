@@ -18,6 +18,7 @@ so that between those only where the state is kept makes a difference.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -38,8 +39,6 @@ TORCH_SAVE_BYTES_PER_S = 9.375e9 / 81
 SEND_SHARE = 0.6
 """Of the network's speed, that sending reaches: 75 GB in 2.5 s at 400 Gbit/s (GEMINI,
 Figure 8)."""
-EVERY_MAX = 1000
-"""Steps between captures at most, where copies do not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +46,20 @@ class Costs:
     """What recoveries cost that a plan cannot compute, in seconds. Measured where a
     soak was given (measured.py)."""
 
-    detect_process_s: float = 0.1
+    detect_process_s: float = 0.08
     detect_machine_s: float = 1.2
-    """Until the root has decided; a lease lapses after a second."""
-    start_s: float = 1.3
+    """Its lease lapses."""
+    decide_s: float = 0.1
+    """Until the root has chosen a step and who takes the place."""
+    start_s: float = 1.5
     """From the decision until the first new step where ranks are warm."""
     connect_s: float = 30.0
     """What warm ranks do not save: collectives that connect over all machines, the
     first steps. An assumption, since it is the job's own; the paper's is 253 s."""
-    standby_s: float = 0.5
+    standby_s: float = 0.1
+    """What a standby machine takes longer than ranks of the same one."""
     replace_s: float = 330.0
     """4 to 7 min for a machine of a cloud (GEMINI, Figure 14)."""
-    slowdown: float = 0.0
     source: str = "defaults"
 
 
@@ -77,23 +78,21 @@ def policies(job: Job, failures: Failures, costs: Costs) -> tuple[Policy, ...]:
 
 
 def strawman(job: Job, failures: Failures, costs: Costs) -> Policy:
-    save_s = job.rank_bytes / TORCH_SAVE_BYTES_PER_S
-    storage = _storage(job, interval_s=STRAWMAN_S)
-    return Policy(
-        name="strawman",
-        says=f"storage every {in_words_s(storage.interval_s)}",
-        tiers=(storage,),
-        slowdown=save_s / storage.interval_s,
-        recovery=dataclasses.replace(PUBLISHED, replace_s=costs.replace_s),
-    )
+    return _published(job, costs, name="strawman", interval_s=STRAWMAN_S)
 
 
 def highfreq(job: Job, failures: Failures, costs: Costs) -> Policy:
+    return _published(job, costs, name="highfreq", interval_s=0.0)
+
+
+def _published(job: Job, costs: Costs, *, name: str, interval_s: float) -> Policy:
+    """Storage every interval_s, or as often as it can; training waits for torch.save,
+    which is a part of what a checkpoint takes (section 7.3)."""
     save_s = job.rank_bytes / TORCH_SAVE_BYTES_PER_S
-    storage = _storage(job, interval_s=0.0)
+    storage = _storage(job, interval_s=interval_s, save_s=save_s)
     return Policy(
-        name="highfreq",
-        says=f"storage as often as it can, every {in_words_s(storage.interval_s)}",
+        name=name,
+        says=f"storage every {in_words_s(storage.interval_s)}",
         tiers=(storage,),
         slowdown=save_s / storage.interval_s,
         recovery=dataclasses.replace(PUBLISHED, replace_s=costs.replace_s),
@@ -154,11 +153,15 @@ def twinstep(job: Job, failures: Failures, costs: Costs) -> Policy:
         name="twinstep",
         says=f"{_memory_says(job)}, storage every {in_words_s(storage.interval_s)}",
         tiers=(memory(job, delay_s=_until_safe_s(job)), storage),
-        slowdown=costs.slowdown,
         recovery=_quick(costs),
-        notes=_fit_note(job),
+        notes=(*_fit_note(job), NO_STORAGE),
     )
 
+
+NO_STORAGE = (
+    "twinstep does not write to storage yet: this takes a script that saves there as "
+    "often, without making training wait"
+)
 
 Maker = Callable[[Job, Failures, Costs], Policy]
 MAKERS: Mapping[str, Maker] = {
@@ -179,13 +182,12 @@ def send_s(job: Job) -> float:
 
 
 def every(job: Job) -> int:
-    """Steps between captures, so that copies fit into what training leaves idle."""
-    idle_s = job.idle_share * job.step_s
-    if send_s(job) == 0:
-        return 1
-    if idle_s * EVERY_MAX < send_s(job):
-        return EVERY_MAX
-    return max(1, round(-(-send_s(job) // idle_s)))
+    """Steps between captures, so that copies fit into what a timetable plans with: mu
+    of what training leaves idle; at most every_max, whether they fit or not."""
+    planned_s = job.schedule.mu * job.idle_share * job.step_s
+    if send_s(job) > planned_s * job.schedule.every_max:
+        return job.schedule.every_max
+    return max(1, math.ceil(send_s(job) / planned_s - 1e-9)) if send_s(job) else 1
 
 
 def memory(job: Job, *, delay_s: float) -> Tier:
@@ -219,6 +221,7 @@ def _quick(costs: Costs) -> Recovery:
             "process": costs.detect_process_s,
             "machine": costs.detect_machine_s,
         },
+        decide_s=costs.decide_s,
         standby_s=costs.standby_s,
         replace_s=costs.replace_s,
         start_s=costs.start_s,
@@ -226,14 +229,14 @@ def _quick(costs: Costs) -> Recovery:
     )
 
 
-def _storage(job: Job, *, interval_s: float) -> Tier:
+def _storage(job: Job, *, interval_s: float, save_s: float = 0.0) -> Tier:
     """Storage that all machines share, every interval_s or as often as it can."""
     write_s = job.state_bytes / job.storage_bytes_per_s
-    least_s = interval_min_s(write_s, step_s=job.step_s)
+    least_s = interval_min_s(save_s + write_s, step_s=job.step_s)
     return Tier(
         name="storage",
         interval_s=max(interval_s, least_s),
-        delay_s=write_s,
+        delay_s=save_s + write_s,
         read_s={"process": write_s, "machine": write_s},
     )
 

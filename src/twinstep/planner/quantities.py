@@ -32,6 +32,7 @@ DURATIONS: Mapping[str, float] = {
 }
 SIZES: Mapping[str, float] = {
     "B": 1.0,
+    "kB": 1e3,
     "KB": 1e3,
     "MB": 1e6,
     "GB": 1e9,
@@ -151,7 +152,7 @@ def in_words_s(seconds: float) -> str:
 
 def in_words_bytes(size: float) -> str:
     """A number of bytes in the unit that people would use."""
-    for unit in ("PB", "TB", "GB", "MB", "KB"):
+    for unit in ("PB", "TB", "GB", "MB", "kB"):
         if size >= SIZES[unit]:
             return f"{size / SIZES[unit]:.3g} {unit}"
     return f"{size:.0f} B"

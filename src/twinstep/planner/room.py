@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinstep.errors import DoesNotFit
-from twinstep.planner.job import SLOTS, Job
-from twinstep.planner.policies import EVERY_MAX, SEND_SHARE, every, send_s
+from twinstep.planner.job import Job
+from twinstep.planner.policies import SEND_SHARE, every, send_s
 from twinstep.planner.quantities import in_words_bytes, in_words_s, in_words_speed
-from twinstep.schedule_settings import Schedule
+from twinstep.store.slots import SLOTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +51,12 @@ class Room:
         return not self.memory_bytes or self.reserved_bytes <= self.memory_bytes
 
 
-def room_of(job: Job, *, schedule: Schedule) -> Room:
+def room_of(job: Job) -> Room:
     """Returns what the copies of a job take of each machine."""
     return Room(
         state_bytes=job.machine_bytes,
         slots_bytes=SLOTS * (1 + job.sent_copies) * job.machine_bytes,
-        buffers_bytes=schedule.buffer_bytes,
+        buffers_bytes=job.schedule.buffer_bytes,
         restore_bytes=0.0,
         memory_bytes=job.memory_bytes,
         sent_bytes=job.sent_copies * job.machine_bytes,
@@ -73,8 +73,10 @@ def check(room: Room, job: Job) -> None:
         fitting = int(
             (room.memory_bytes - room.buffers_bytes) / (SLOTS * room.state_bytes)
         )
+        # Of those that fit, one is the machine's own; replicas are sent to nobody.
+        copies = fitting - 1 + job.replicas
         way = (
-            f"use copies = {fitting}, or more machines"
+            f"use copies = {copies}, or more machines"
             if fitting >= 1
             else "use more machines: not even a machine's own state fits"
         )
@@ -103,8 +105,12 @@ def in_words(room: Room, job: Job) -> list[str]:
         why = "training holds the copies itself" if job.replicas > 1 else "one copy"
         return [*lines, f"network: {why}, nothing is sent"]
     fits = "they fit into every step"
-    if room.every >= EVERY_MAX:
-        fits = "they never fit: what training leaves of the network is not enough"
+    planned_s = job.schedule.mu * room.idle_s
+    if room.send_s > room.every * planned_s:
+        fits = (
+            f"they do not fit into every_max ({room.every}) steps, and make training "
+            "wait for the network"
+        )
     elif room.every > 1:
         fits = f"they fit into {room.every} steps, so one step in {room.every} is kept"
     return [
@@ -112,5 +118,6 @@ def in_words(room: Room, job: Job) -> list[str]:
         f"network: {in_words_bytes(room.sent_bytes)} at {SEND_SHARE:.0%} of "
         f"{in_words_speed(job.network_bytes_per_s)} ({in_words_speed(speed)}) = "
         f"{in_words_s(room.send_s)}, and a step of {in_words_s(job.step_s)} leaves "
-        f"{in_words_s(room.idle_s)} idle: {fits}",
+        f"{in_words_s(room.idle_s)} idle, of which {job.schedule.mu:.0%} is planned "
+        f"with: {fits}",
     ]

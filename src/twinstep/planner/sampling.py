@@ -38,7 +38,7 @@ from twinstep.planner.spares import Spares
 
 SAMPLES_MAX = 100_000
 DAYS_MAX = 3650.0
-EVENTS_MAX = 50_000_000
+EVENTS_MAX = 2_000_000
 """Failures of one sample."""
 LOW, HIGH = 5, 95
 """The percentiles that an outcome gives."""
@@ -84,20 +84,22 @@ def sample(
             f"than 0 and at most {DAYS_MAX:g}"
         )
     per_day = failures.per_day(job.machines)
-    if not trace and per_day * days > EVENTS_MAX:
+    if trace:
+        if trace[-1].at_s == 0:
+            raise ConfigError("the trace's failures are all at 0 s; give their times")
+        per_day = len(trace) / trace[-1].at_s * DAY_S
+    if per_day * days > EVENTS_MAX:
         raise ConfigError(
             f"{per_day:.3g} failures a day for {days:g} days are more than "
             f"{EVENTS_MAX} in each sample; use fewer days, or a lower rate"
         )
-    if not trace and per_day == 0:
+    if per_day == 0:
         return {one.name: _undisturbed(one) for one in policies}
     draws: Draws = (
         OfTrace(trace, samples=samples, seed=seed)
         if trace
         else ByRate(failures, machines=job.machines, samples=samples, seed=seed)
     )
-    if trace and sum(float(gap) for gap in draws.block().gap_s.sum(axis=0)) == 0:
-        raise ConfigError("the trace's failures are all at 0 s; give their times")
     # Those that keep something inside the machines come last: only they can lose it.
     ordered = sorted(policies, key=lambda policy: policy.tiers[0].copies > 0)
     months = _Months(ordered, job, draws, days=days, samples=samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from twinstep.errors import ConfigError
 from twinstep.planner.advice import Setting, advise
 from twinstep.planner.catching_up import storage_that_does
 from twinstep.planner.losses import Loss, State, losses
@@ -14,12 +15,13 @@ from twinstep.planner.policy import Policy
 from twinstep.planner.room import Room, check, room_of
 from twinstep.planner.sampling import Outcome, sample
 from twinstep.planner.spread import spread
-from twinstep.planner.upkeep import Upkeep, service
+from twinstep.planner.upkeep import Upkeep, service, standbys_needed
 from twinstep.planning.request import Request
-from twinstep.schedule_settings import Schedule
 
 SERVICE_S = 3600.0
 """Of a cube, out of use: an assumption."""
+REPAIR_S = 24 * 3600.0
+"""Of a cube that failed: an assumption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Plan:
     losses: tuple[Loss, ...] = ()
     """Of a chip, a host, a cube and a pod, where there are pods."""
     upkeep: Upkeep | None = None
+    standby_cubes: int = 0
+    """That a pod should keep, so that a lost cube finds one; 0: no number does."""
 
     def record(self) -> dict[str, Any]:
         """The plan as plain data, for `--json`."""
@@ -62,6 +66,7 @@ class Plan:
             "days": self.days,
             "samples": self.samples,
             "losses": [asdict(one) for one in self.losses],
+            "standby_cubes": self.standby_cubes,
             "upkeep": asdict(self.upkeep) if self.upkeep else None,
         }
 
@@ -71,7 +76,7 @@ def make(request: Request, *, days: float, samples: int, seed: int) -> Plan:
 
     Raises: DoesNotFit where the copies do not fit into a machine's memory."""
     job, failures, costs = request.job, request.failures, request.costs
-    room = room_of(job, schedule=Schedule())
+    room = room_of(job)
     check(room, job)
     every = policies(job, failures, costs)
     outcomes = (
@@ -104,6 +109,7 @@ def make(request: Request, *, days: float, samples: int, seed: int) -> Plan:
         samples=samples,
         losses=_losses(request),
         upkeep=_upkeep(request),
+        standby_cubes=_standby_cubes(request),
     )
 
 
@@ -119,6 +125,19 @@ def _losses(request: Request) -> tuple[Loss, ...]:
         replace_s=request.costs.replace_s,
     )
     return losses(spread(pods, copies=job.copies), state)
+
+
+def _standby_cubes(request: Request) -> int:
+    """For the failures that take a cube out: of any of its hosts, and of itself."""
+    pods, failures = request.pods, request.failures
+    if pods is None:
+        return 0
+    cubes = sum(one.per_day for one in failures.domains if one.name == "cube")
+    per_day = cubes + pods.cube_hosts * failures.machine_per_machine_day
+    try:
+        return standbys_needed(pods, cube_per_day=per_day, repair_s=REPAIR_S)
+    except ConfigError:
+        return 0
 
 
 def _upkeep(request: Request) -> Upkeep | None:

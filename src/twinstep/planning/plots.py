@@ -218,7 +218,7 @@ def _figure_15(axis: Any, costs: Costs) -> None:
         policy = MAKERS["twinstep"](job, failures, costs)
         ours.append(forecast(policy, job, failures).goodput)
     color = COLORS["twinstep"]
-    axis.plot(machines, ours, color=color, lw=2.4, label="twinstep, measured costs")
+    axis.plot(machines, ours, color=color, lw=2.4, label=f"twinstep ({costs.source})")
     title = "Figure 15: ratio at 1.5 % of machines a day"
     axis.set(title=title, xlabel="machines", ylim=(0, 1.02))
     axis.legend(frameon=False, fontsize=8)

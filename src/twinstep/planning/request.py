@@ -24,7 +24,8 @@ from twinstep.planner.quantities import (
     size_bytes,
     speed_bytes_per_s,
 )
-from twinstep.planner.topology import Pods
+from twinstep.planner.topology import Pods, failures as pods_failures
+from twinstep.schedule_settings import Schedule
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
 STORAGE = "20Gbps"
@@ -108,20 +109,13 @@ def understand(words: Words, *, settings: config.Job | None = None) -> Request:
         storage_bytes_per_s=_storage(words, assumed),
         storage_machine_bytes_per_s=_speed(words.shard_storage, "--shard-storage"),
         disk_bytes_per_s=_speed(words.disk, "--disk") or 3e9,
-        memory_bytes=_memory(words, base, assumed),
+        memory_bytes=_memory(words, base, settings, assumed),
         copies=_copies(words, settings, machines),
         replicas=words.replicas or (pods.hosts // pods.state_hosts if pods else 1),
         standbys=_standbys(words, settings),
+        schedule=settings.schedule if settings else Schedule(),
     )
-    failures = Failures(
-        process_per_machine_day=failure_rate(
-            words.process_failures, option="--process-failures"
-        ).per_machine_day(machines),
-        machine_per_machine_day=failure_rate(
-            words.failures, option="--failures"
-        ).per_machine_day(machines),
-        domains=_domains(words, pods, machines),
-    )
+    failures = _failures(words, pods, machines)
     costs = _costs(words, settings, assumed)
     trace = ()
     if words.trace:
@@ -150,19 +144,32 @@ def _pods(words: Words, base: Preset | None) -> Pods | None:
     return dataclasses.replace(base.pods, pods=words.pods, standby_cubes=spare)
 
 
-def _domains(words: Words, pods: Pods | None, machines: int) -> tuple[Domain, ...]:
-    size = words.domain_machines or (pods.cube_hosts if pods else 0)
-    rate = failure_rate(words.domain_failures, option="--domain-failures")
-    if not rate.per_day:
-        return ()
-    if size < 1:
-        raise ConfigError(
-            f"--domain-failures is {words.domain_failures!r}: say how many machines a "
-            "domain (a rack, a power feed) has, as --domain-machines 16"
+def _failures(words: Words, pods: Pods | None, machines: int) -> Failures:
+    process = failure_rate(words.process_failures, option="--process-failures")
+    machine = failure_rate(words.failures, option="--failures")
+    domain = failure_rate(words.domain_failures, option="--domain-failures")
+    if pods is not None:
+        return pods_failures(
+            pods,
+            process_per_host_day=process.per_machine_day(machines),
+            host_per_day=machine.per_machine_day(machines),
+            cube_per_day=domain.per_machine_day(pods.pods * pods.training_cubes),
         )
-    count_ = max(1, machines // size)
-    per_day = rate.per_machine_day(count_)
-    return (Domain(name="domain", machines=size, per_day=per_day),)
+    domains = tuple[Domain, ...]()
+    if domain.per_day:
+        size = words.domain_machines
+        if size < 1:
+            raise ConfigError(
+                f"--domain-failures is {words.domain_failures!r}: say how many "
+                "machines a domain (a rack, a power feed) has, as --domain-machines 16"
+            )
+        per_day = domain.per_machine_day(max(1, machines // size))
+        domains = (Domain(name="domain", machines=size, per_day=per_day),)
+    return Failures(
+        process_per_machine_day=process.per_machine_day(machines),
+        machine_per_machine_day=machine.per_machine_day(machines),
+        domains=domains,
+    )
 
 
 def _ranks(words: Words, base: Preset | None, settings: config.Job | None) -> int:
@@ -197,9 +204,13 @@ def _storage(words: Words, assumed: list[str]) -> float:
     return speed_bytes_per_s(words.storage or STORAGE, option="--storage")
 
 
-def _memory(words: Words, base: Preset | None, assumed: list[str]) -> float:
+def _memory(
+    words: Words, base: Preset | None, settings: config.Job | None, assumed: list[str]
+) -> float:
     if words.memory:
         return size_bytes(words.memory, option="--memory")
+    if settings and settings.memory_bytes_max:
+        return settings.memory_bytes_max
     if base is None:
         assumed.append("memory that suffices (say --memory, or --preset)")
     return base.memory_bytes if base else 0.0

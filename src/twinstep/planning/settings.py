@@ -7,8 +7,8 @@ from rich.table import Table
 
 from twinstep import config
 from twinstep.planner.failures import loss_free
-from twinstep.planner.job import SLOTS
 from twinstep.planner.quantities import in_words_bytes
+from twinstep.store.slots import SLOTS
 
 
 def explain(job: config.Job) -> RenderableType:

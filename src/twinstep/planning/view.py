@@ -15,8 +15,12 @@ from twinstep.planner.paper import ERRATA, Row
 from twinstep.planner.policies import Costs
 from twinstep.planner.quantities import in_words_s, in_words_speed
 from twinstep.planner.room import in_words
-from twinstep.planner.wiring import draw as draw_cubes
-from twinstep.planning.plan import Plan, Priced
+from twinstep.planner.topology import Pods, near_cubic
+from twinstep.planner.wiring import draw as draw_cubes, fit
+from twinstep.planning.plan import REPAIR_S, Plan, Priced
+
+LONG = 2.0
+"""The longest side of a torus over its shortest, from which on it is worth a word."""
 
 
 def draw(plan: Plan) -> RenderableType:
@@ -69,11 +73,29 @@ def _pods(plan: Plan) -> list[RenderableType]:
             "" if one.survives else "memory does not survive it",
         )
     service = plan.upkeep
-    lines = [Text(draw_cubes(pods)), Text(""), table]
+    lines = [Text(draw_cubes(pods)), Text(""), table, *map(Text, _cubes(plan, pods))]
     if service is not None:
         every = f"an hour of service a cube, {in_words_s(job.step_s)} steps"
         lines.append(Text(f"rolling service ({every}): {service.says}"))
     return [*lines, Text("")]
+
+
+def _cubes(plan: Plan, pods: Pods) -> list[str]:
+    """What becomes of a pod with a lost cube, and how many should wait."""
+    count = pods.training_cubes
+    lines = [f"a cube lost: {fit(pods, cubes=count, lost=[0]).says}"]
+    if plan.standby_cubes:
+        lines.append(
+            f"standby cubes: with {plan.standby_cubes} of a pod's {pods.cubes_per_pod} "
+            f"a lost one finds another, 99 times in 100 ({in_words_s(REPAIR_S)} to "
+            "repair one)"
+        )
+    compact = near_cubic(pods.cubes_per_pod, cube=pods.cube, ratio=LONG)
+    if pods.torus.chips[2] > LONG * pods.torus.chips[0]:
+        lines.append(
+            f"{count} cubes only make a torus of {pods.torus}; fewer make {compact}"
+        )
+    return lines
 
 
 def _policies(plan: Plan) -> Table:
