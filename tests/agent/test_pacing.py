@@ -109,6 +109,40 @@ def test_a_chunk_waits_while_training_uses_the_network() -> None:
     sent.result()
 
 
+def slept(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, *, moving: bool
+) -> list[float]:
+    """How long a chunk sleeps between looks while an operation is under way, which by
+    the step before ends in a tenth of a second."""
+    times_s: list[float] = []
+    monkeypatch.setattr("twinstep.agent.pacing.time.sleep", times_s.append)
+    monkeypatch.setattr(LoopbackChannel, "queued", lambda _: int(moving))
+    turn = stage.turn(lambda: len(times_s) >= LOOKS)
+    turn._is_moving = moving  # The chunk before is on its way.
+    stage.pulse.starts(time.monotonic_ns())
+    with pytest.raises(Refused):
+        turn(CHUNK)
+    return times_s
+
+
+def test_it_looks_seldom_while_the_next_span_is_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    stage.steps(4)
+    assert min(slept(stage, monkeypatch, moving=False)) > 5 * SETTINGS.poll_s
+
+
+def test_it_looks_often_while_bytes_are_on_their_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When the last of them is acknowledged tells what the link carries: looked for
+    seldom, links were taken for slower than they are, and fewer steps were captured."""
+    stage = Stage()
+    stage.steps(4)
+    assert max(slept(stage, monkeypatch, moving=True)) <= SETTINGS.poll_s
+
+
 def test_a_chunk_that_waits_sees_that_it_is_to_stop() -> None:
     stage = Stage()
     stage.steps(4)
