@@ -24,6 +24,7 @@ LAYERS = (
     "telling",
     "cloud_settings",
     "schedule_settings",
+    "storage_settings",
     "vigilance",
     "config",
     "launched",

@@ -78,6 +78,10 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="A TOML file; see docs/reference.md."),
 ]
+StoragePath = Annotated[
+    str | None,
+    typer.Option("--storage", help="Folder or address that steps are written to."),
+]
 StoreAddress = Annotated[
     str | None,
     typer.Option("--store", help="etcd://HOST:2379/JOB, or a store's HOST:PORT."),
@@ -113,6 +117,7 @@ def run(
     placement: Placement = None,
     config_file: ConfigFile = None,
     store: StoreAddress = None,
+    storage: StoragePath = None,
     job_folder: Annotated[
         Path | None,
         typer.Option("--job", help="Folder for the job's sockets; a new one."),
@@ -130,6 +135,7 @@ def run(
         copies=copies,
         placement=placement,
         store=store,
+        storage=storage,
     )
     status = launcher.run(
         job, script, arguments or [], folder=job_folder, store_port=store_port

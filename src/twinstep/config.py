@@ -19,6 +19,7 @@ from twinstep.bounds import SHARDS_MAX
 from twinstep.cloud_settings import Kubernetes, Slurm
 from twinstep.errors import ConfigError
 from twinstep.schedule_settings import Schedule as Schedule
+from twinstep.storage_settings import Storage as Storage
 from twinstep.values import check_numbers
 from twinstep.vigilance import Health as Health, Timing as Timing
 
@@ -161,6 +162,7 @@ class Job:
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     trust: Trust = dataclasses.field(default_factory=Trust)
+    storage: Storage = dataclasses.field(default_factory=Storage)
     kubernetes: Kubernetes = dataclasses.field(default_factory=Kubernetes)
     slurm: Slurm = dataclasses.field(default_factory=Slurm)
 
@@ -225,7 +227,13 @@ def load(path: Path | None, **arguments: Any) -> Job:
             settings = tomllib.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"config {path} cannot be read: {error}") from error
-    settings |= {name: value for name, value in arguments.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if "storage" in given:
+        inner = settings.get("storage", {})
+        given["storage"] = (inner if isinstance(inner, dict) else {}) | {
+            "path": given["storage"]
+        }
+    settings |= given
     unknown = _unknown(settings)
     if unknown:
         raise ConfigError(f"unknown setting(s) {', '.join(unknown)} in {path}")
@@ -242,6 +250,7 @@ def _unknown(settings: dict[str, Any]) -> list[str]:
         "transfer": Transfer,
         "schedule": Schedule,
         "trust": Trust,
+        "storage": Storage,
         "kubernetes": Kubernetes,
         "slurm": Slurm,
     }

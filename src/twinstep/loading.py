@@ -18,6 +18,8 @@ from twinstep.environment import RankPlace
 from twinstep.errors import Corrupt, NoCopyLeft, ProtocolError
 from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot, adopt
+from twinstep.store.places import place_of
+from twinstep.store.reading import open_step
 from twinstep.transfer.sender import verify_copy
 
 WAIT_S_MAX = 3600.0
@@ -45,12 +47,18 @@ def load(
         descriptors = tether.take(len(welcome.slots) + welcome.pulse)
         if welcome.pulse:
             pulse.adopt(descriptors.pop())
+        began_s = time.perf_counter()
+        if welcome.stored is not None:
+            failed = _load_stored(adapter, welcome, place)
+            if failed is not None:
+                tether.send(failed)
+                continue
         if welcome.step == 0:
             return 0
-        began_s = time.perf_counter()
         slots = [adopt(fd) for fd in descriptors]
         try:
-            _load(adapter, welcome, slots)
+            if welcome.stored is None:
+                _load(adapter, welcome, slots)
         except _Bad as bad:
             tether.send(
                 say.BadCopy(
@@ -76,6 +84,34 @@ def load(
         )
         return welcome.step
     raise NoCopyLeft(f"rank {place.rank}: {ATTEMPTS_MAX} copies in a row were bad")
+
+
+def _load_stored(
+    adapter: StateAdapter, welcome: say.Welcome, place: RankPlace
+) -> say.BadStored | None:
+    """The live objects have the stored step's state, or, at step 0, that of a
+    checkpoint of somebody else's; returns why not, if it was not to be read."""
+    assert welcome.stored is not None
+    where = welcome.stored
+    if welcome.step == 0:
+        adapter.start_from(where.path, where.options)
+        return None
+    corrupt = True
+    try:
+        stored = open_step(place_of(where.path, where.options), welcome.step)
+        adapter.restore_stored(stored, rank=place.rank, world_size=where.world_size)
+        return None
+    except (Corrupt, ProtocolError) as error:
+        reason = str(error)
+    except OSError as error:
+        corrupt, reason = False, f"{type(error).__name__}: {error}"
+    return say.BadStored(
+        rank=place.rank,
+        round=place.round,
+        step=welcome.step,
+        corrupt=corrupt,
+        reason=" ".join(reason.split()),
+    )
 
 
 class _Bad(Corrupt):

@@ -46,6 +46,8 @@ class ReserveSlots:
 
     round: int
     sizes: dict[int, int]
+    spare: frozenset[int] = frozenset()
+    """Of these shards three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,21 @@ class FetchCopy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCopies:
+    """Write the machine's part of a step to storage; say `stored`. The slots stay as
+    they are until then, or until the round ends."""
+
+    round: int
+    term: int
+    step: int
+    captured_in: int
+    machine_rank: int
+    slots: dict[int, int]
+    """Per shard the slot that holds it."""
+    digests: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LookAtRanks:
     """See what the ranks are doing, and save their stacks; say `looked`."""
 
@@ -129,6 +146,7 @@ WorkerAction: TypeAlias = (
     | HashCopy
     | ShipCopy
     | FetchCopy
+    | StoreCopies
     | LookAtRanks
     | Log
     | Leave
@@ -181,6 +199,21 @@ class SaveRecovery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LookInStorage:
+    """Find out which steps the storage holds; say `looked` (draining.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeWhole:
+    """All machines have written their part of a step: make it one, and remove what
+    is of no use any more; say `made`."""
+
+    step: int
+    parts: tuple[str, ...]
+    """How the names of each machine's files start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveResult:
     """The job is over: tell whoever started it."""
 
@@ -189,5 +222,13 @@ class SaveResult:
 
 
 RootAction: TypeAlias = (
-    TellAgent | AskMachine | GiveBack | SavePlan | SaveRecovery | SaveResult | Log
+    TellAgent
+    | AskMachine
+    | GiveBack
+    | SavePlan
+    | SaveRecovery
+    | LookInStorage
+    | MakeWhole
+    | SaveResult
+    | Log
 )

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from twinstep.agent import messages as say
-from twinstep.store.slots import SLOTS
+from twinstep.store.slots import SLOTS_MAX
 from twinstep.values import Grid
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def refusal(message: say.ToRoot, *, machine: str, grid: Grid, round: int) -> str
         case say.Inventory(copies=copies, sizes=sizes, place=place):
             wrong = _outside((copy.shard for copy in copies), shards)
             wrong = wrong or _outside(sizes, shards)
-            wrong = wrong or _many(len(copies), SLOTS * len(shards), "copies")
+            wrong = wrong or _many(len(copies), SLOTS_MAX * len(shards), "copies")
             if place >= grid.machines:
                 wrong = f"place {place} of {grid.machines}"
         case say.Report(safe=safe, digests=digests):
-            wrong = _many(len(safe), SLOTS, "safe steps")
-            wrong = wrong or _many(len(digests), SLOTS * len(shards), "digests")
+            wrong = _many(len(safe), SLOTS_MAX, "safe steps")
+            wrong = wrong or _many(len(digests), SLOTS_MAX * len(shards), "digests")
             for one in digests.values():
                 wrong = wrong or _many(len(one), grid.ranks_per_machine, "digests")
         case say.Laid(sizes=sizes, shared_digests=digests):
@@ -72,7 +72,7 @@ def refusal(message: say.ToRoot, *, machine: str, grid: Grid, round: int) -> str
             wrong = f"round {joins}, far beyond {round}" if far else ""
         case say.Profiled(every=every):
             wrong = f"a capture in {every} steps" if every > EVERY_MAX else ""
-        case say.Unable():
+        case say.Unable() | say.Stored() | say.StoredBad():
             wrong = ""
     return f"{name} with {wrong}" if wrong else ""
 

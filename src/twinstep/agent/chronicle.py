@@ -113,6 +113,11 @@ class Chronicle:
             known.append(text)
         return text
 
+    def stored_bad(self, reason: str) -> None:
+        """A step in storage could not be loaded."""
+        if self.last is not None and len(self.last.bad) < BAD_MAX:
+            self.last.bad.append(reason[:REASON_CHARS_MAX])
+
     def saved(self) -> list[SaveRecovery]:
         """What keeps the last record in the store."""
         if self.last is None:

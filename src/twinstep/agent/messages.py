@@ -15,6 +15,7 @@ from twinstep.agent.rank_messages import (
     Admit as Admit,
     Arrive as Arrive,
     BadCopy as BadCopy,
+    BadStored as BadStored,
     Capture as Capture,
     Captured as Captured,
     Fail as Fail,
@@ -29,6 +30,7 @@ from twinstep.agent.rank_messages import (
     Skipped as Skipped,
     SlotInfo as SlotInfo,
     Slots as Slots,
+    StoredAt as StoredAt,
     ToRank as ToRank,
     Unshare as Unshare,
     Welcome as Welcome,
@@ -220,6 +222,30 @@ class CopyBad(Message, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
+class Stored(Message, frozen=True, kw_only=True, tag=True):
+    """The machine's part of `step` is in storage for good; or it is not, and why."""
+
+    machine: Name
+    round: Count
+    term: Count
+    step: Count
+    bytes: Bytes = 0
+    seconds: Seconds = 0.0
+    failed: str = ""
+
+
+class StoredBad(Message, frozen=True, kw_only=True, tag=True):
+    """A rank could not load `step` from storage."""
+
+    machine: Name
+    round: Count
+    term: Count
+    step: Count
+    corrupt: bool
+    """False when the storage could not be reached."""
+    reason: str
+
+
 class Condition(Message, frozen=True, kw_only=True, tag=True):
     """How the machine is, by its own probes; said when it changes, in any round."""
 
@@ -296,6 +322,8 @@ class Begin(Message, frozen=True, kw_only=True, tag=True):
     master_port: Port
     may_share: bool
     """False once state said to be the same on all ranks was found to differ."""
+    stored: bool = False
+    """The step is read from storage by the ranks themselves; there are no sources."""
 
 
 class Reserve(Message, frozen=True, kw_only=True, tag=True):
@@ -317,6 +345,8 @@ class Answer(Message, frozen=True, kw_only=True, tag=True):
     capture: bool
     at: Count
     """The step that is captured: `step` or, where answers come late, one ahead."""
+    store: Count = 0
+    """The step that is written to storage, which all keep now; 0: none."""
 
 
 class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):
@@ -347,6 +377,8 @@ ToRoot: TypeAlias = (
     | Loaded
     | RanksUp
     | CopyBad
+    | Stored
+    | StoredBad
     | Condition
     | Profiled
     | Unable

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from twinstep.agent import messages as say
 from twinstep.agent.ballot import Verdict
 from twinstep.agent.record import Plan
@@ -32,6 +34,20 @@ def plan_of(root: Root) -> Plan:
     )
 
 
+def read_plan(raw: bytes | None, *, machines: int) -> tuple[Plan | None, str]:
+    """Returns the plan, and what is wrong with it: what cannot be a plan of this job is
+    as good as none."""
+    if raw is None:
+        return None, ""
+    try:
+        plan = msgspec.msgpack.decode(raw, type=Plan)
+    except (ValueError, RecursionError) as error:
+        return None, f"cannot be read: {error}"
+    if len(plan.members) not in (0, machines):
+        return None, f"has {len(plan.members)} machines: not ours"
+    return plan, ""
+
+
 def answer_of(root: Root, verdict: Verdict) -> say.Answer:
     """What all members are told of a step that all have reported."""
     return say.Answer(
@@ -41,6 +57,7 @@ def answer_of(root: Root, verdict: Verdict) -> say.Answer:
         keep=verdict.keep,
         capture=verdict.capture,
         at=verdict.at,
+        store=root.draining.order(verdict.keep, root.now_s),
     )
 
 
@@ -58,6 +75,7 @@ def begin_of(root: Root, choice: Choice, *, master_port: int) -> say.Begin:
         shared=root.layouts.shared,
         may_share=root.layouts.may_share,
         master_port=master_port,
+        stored=choice.step > 0 and not choice.sources,
     )
 
 

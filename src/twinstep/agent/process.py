@@ -23,6 +23,8 @@ from twinstep.agent import actions as do, links, looking, messages as say
 from twinstep.agent.checkup import Checkup
 from twinstep.agent.crew import Command, Crew
 from twinstep.agent.doors import Doors
+from twinstep.agent.drains import Drains
+from twinstep.agent.estate import Estate
 from twinstep.agent.guests import ENDED, Events, Guests
 from twinstep.agent.health_http import HealthServer, lacks
 from twinstep.agent.kv import KeyValueStore
@@ -37,7 +39,6 @@ from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Actions, Worker
 from twinstep.config import Job
 from twinstep.errors import DoesNotFit, TwinstepError, UsageError
-from twinstep.store.memory import Reservation, Slot, available_bytes, reserve
 from twinstep.telling import tell
 from twinstep.trust.credentials import NONE, Credentials
 from twinstep.values import Grid
@@ -81,14 +82,14 @@ class Agent:
         self.loop = asyncio.get_running_loop()
         self._left: asyncio.Future[int] = self.loop.create_future()
         self._outlet = Outlet()
-        self._memory: dict[tuple[int, int], Slot] = {}
-        self._reservations: list[Reservation] = []
+        self._estate = Estate(job.memory_bytes_max)
         self.doors = Doors(self)
         self.worker = Worker(
             machine=post.name,
             grid=self.grid,
             chunk_bytes=job.transfer.chunk_bytes,
             retry_s=RETRY_S,
+            storage=job.storage,
             standby=post.standby,
             host=post.host,
             port=self.doors.port,
@@ -105,12 +106,19 @@ class Agent:
             job=job,
             name=post.job_name,
             worker=self.worker,
-            memory=self._memory,
+            memory=self._estate.slots,
             post=self._post,
             clock=clock.now_s,
             credentials=post.credentials,
             blame=self.doors.blame,
             pages=lambda: self._pulses.views,
+        )
+        self._drains = Drains(
+            job.storage,
+            self.worker,
+            self._estate.slots,
+            chunk_bytes=job.transfer.chunk_bytes,
+            post=self._post,
         )
         self.rooting = Rooting(self, operator)
         self.seat = Seat(
@@ -143,7 +151,7 @@ class Agent:
 
     @property
     def reserved_bytes(self) -> int:
-        return sum(reservation.reserved_bytes for reservation in self._reservations)
+        return self._estate.reserved_bytes
 
     def _crew(self, command: Command | None) -> Crew | Guests:
         if command is not None:
@@ -202,14 +210,14 @@ class Agent:
         if not isinstance(self.crew, Guests) or self._status():
             self.crew.stop()  # guests that go on without protection are let go
         self.mover.close()
+        self._drains.stop()
         self.rooting.close()
         self.seat.leave()
         self.doors.close()
         self._health.close()
         self.crew.close()
         looking.tidy(self.post.folder)
-        for reservation in self._reservations:
-            reservation.close()
+        self._estate.close()
         self._pulses.close()
         self._outlet.close()
 
@@ -278,7 +286,7 @@ class Agent:
     def _carry(self, action: do.WorkerAction) -> None:
         match action:
             case do.TellRank(rank=rank, message=message, slots=slots):
-                descriptors = [self._memory[where].fd for where in slots]
+                descriptors = [self._estate.slots[where].fd for where in slots]
                 if isinstance(message, say.Welcome):
                     message, page = self._pulses.beside(rank, message)
                     descriptors += page
@@ -301,14 +309,15 @@ class Agent:
             case do.ReserveSlots():
                 self._begin_task(self._reserve(action))
             case do.ReleaseSlots(shards=shards):
-                for key in [key for key in self._memory if key[0] in shards]:
-                    self._memory.pop(key).close()
+                self._estate.release(shards)
             case do.HashCopy():
                 self.mover.hash(action)
             case do.ShipCopy():
                 self.mover.ship(action)
             case do.FetchCopy():
                 self.mover.fetch(action)
+            case do.StoreCopies():
+                self._drains.store(action)
             case do.LookAtRanks():
                 self._look(action)
             case do.Log(text=text):
@@ -345,6 +354,7 @@ class Agent:
     def _stop_ranks(self, round: int) -> None:
         self.crew.stop()
         self.mover.stop()
+        self._drains.stop()
         self.doors.part_with_ranks()
         self._begin_task(self._quiet(round))
 
@@ -357,22 +367,12 @@ class Agent:
         self.carry(self.worker.all_quiet(round, port))
 
     async def _reserve(self, action: do.ReserveSlots) -> None:
-        """Reserves and touches slots in a thread: that takes seconds per GB."""
-        limit = self.job.memory_bytes_max
-        left = limit - self.reserved_bytes
-        available = min(available_bytes(), left) if limit else None
-        margin = {"margin_bytes": 0} if limit else {}
         try:
-            reservation = await self.loop.run_in_executor(
-                None, lambda: reserve(action.sizes, available=available, **margin)
-            )
+            said = await self._estate.reserve(action, self.loop)
         except DoesNotFit as error:
             self.carry(self.worker.unreserved(action.sizes, str(error)))
             return
-        self._reservations.append(reservation)
-        for shard, slot in reservation:
-            self._memory[shard, slot] = reservation.slot(shard, slot)
-        self.log(f"reserved {reservation.reserved_bytes / 1e6:.1f} MB for slots")
+        self.log(said)
         self.carry(self.worker.reserved(action.sizes))
 
 

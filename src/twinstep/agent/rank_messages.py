@@ -104,6 +104,17 @@ class BadCopy(Message, frozen=True, kw_only=True, tag=True):
     """As Welcome named it, so that a copy that came since is not blamed."""
 
 
+class BadStored(Message, frozen=True, kw_only=True, tag=True):
+    """The step in storage that the rank was told to load cannot be loaded."""
+
+    rank: Shard
+    round: Count
+    step: Count
+    corrupt: bool
+    """False when the storage could not be reached."""
+    reason: str
+
+
 class Leaving(Message, frozen=True, kw_only=True, tag=True):
     """The session is closed on purpose; the rank is about to end well."""
 
@@ -143,14 +154,25 @@ class SlotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Where the copy came from, in words."""
 
 
+class StoredAt(msgspec.Struct, frozen=True, kw_only=True):
+    """The storage that holds a step."""
+
+    path: str
+    options: dict[str, str]
+    world_size: Shard
+    """Of this job: the step may have been written by another number of ranks."""
+
+
 class Welcome(Message, frozen=True, kw_only=True, tag=True):
-    """Start at `step`, from these slots; at 0, with nothing to load."""
+    """Start at `step`, from these slots or from storage; at 0, with nothing to load."""
 
     round: Count
     step: Count
     may_share: bool
     chunk_bytes: Bytes
     slots: list[SlotInfo]
+    stored: StoredAt | None = None
+    """At step 0 a checkpoint of somebody else's to start from, if there is one."""
     pulse: bool = False
     """The last descriptor, after those of the slots, is the rank's pulse."""
 
@@ -198,6 +220,7 @@ FromRank: TypeAlias = (
     | Skipped
     | Restored
     | BadCopy
+    | BadStored
     | Leaving
     | Hopeless
 )

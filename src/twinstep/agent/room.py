@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twinstep.agent import actions as do, messages as say
-from twinstep.store.slots import SLOTS
 
 if TYPE_CHECKING:
     from twinstep.agent.worker import Actions, Worker
@@ -33,8 +32,15 @@ def reserve_missing(worker: Worker, sizes: dict[int, int]) -> Actions:
     """Asks for the slots that this machine must hold and has not."""
     wanted = worker.copies.to_reserve(sizes)
     if wanted:
-        return [do.ReserveSlots(round=worker.round, sizes=wanted)]
+        spare = frozenset(wanted) & _spare(worker)
+        worker.copies.table.spare |= spare
+        return [do.ReserveSlots(round=worker.round, sizes=wanted, spare=spare)]
     return reserved(worker, {})
+
+
+def _spare(worker: Worker) -> frozenset[int]:
+    """The shards that have a slot more, as this machine writes them to storage."""
+    return frozenset(worker.copies.captured() if worker.storage.path else ())
 
 
 def reserved(worker: Worker, sizes: dict[int, int]) -> Actions:
@@ -82,7 +88,7 @@ def _slots(worker: Worker, rank: int) -> Actions:
     slots = [
         say.SlotInfo(shard=shard, slot=slot, size=table.sizes[shard])
         for shard in worker.copies.written_by(rank)
-        for slot in range(SLOTS)
+        for slot in range(len(table.slots[shard]))
     ]
     where = tuple((slot.shard, slot.slot) for slot in slots)
     message = say.Slots(round=worker.round, chunk_bytes=worker.chunk_bytes, slots=slots)

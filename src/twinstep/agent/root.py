@@ -19,10 +19,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from twinstep.agent import actions as do, border, messages as say, relief, verdicts
+from twinstep.agent import (
+    actions as do,
+    border,
+    filing,
+    messages as say,
+    relief,
+    verdicts,
+)
 from twinstep.agent.ballot import Ballot
 from twinstep.agent.chronicle import Chronicle
 from twinstep.agent.deadlines import overdue
+from twinstep.agent.draining import Draining
 from twinstep.agent.inventories import choose_from
 from twinstep.agent.layouts import Layouts
 from twinstep.agent.phase import Phase, Seen
@@ -65,6 +73,7 @@ class Root:
     ballot: Ballot = field(init=False)
     suspicion: Suspicion = field(init=False)
     traffic: Traffic = field(init=False)
+    draining: Draining = field(init=False)
     bad: set[CopyName] = field(default_factory=set[CopyName])
     seen: Seen = field(default_factory=Seen)
 
@@ -75,6 +84,7 @@ class Root:
         )
         self.layouts = Layouts(machines=self.grid.machines)
         self.traffic = Traffic(settings=self.job.schedule)
+        self.draining = Draining(settings=self.job.storage, machines=self.grid.machines)
         self.ballot = Ballot(
             machines=self.grid.machines, captures=self.traffic.budget.captures
         )
@@ -176,9 +186,10 @@ class Root:
         self.begin = None
         self.suspicion.ends()
         self.enter(Phase.STOPPING)
-        saved = self._save()
+        saved, given_up = self._save(), self.draining.begins()
         stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
-        return [do.Log(text=f"round {self.round}: {reason}"), saved, *stops]
+        text = f"round {self.round}: {reason}"
+        return [do.Log(text=text), *given_up, saved, *stops]
 
     def _stop(self, machine: str, reason: str) -> do.TellAgent:
         stop = say.Stop(round=self.round, term=self.term, reason=reason)
@@ -234,6 +245,11 @@ class Root:
         choice = choose_from(
             inventories, grid=self.grid, shared=self.layouts.shared, bad=self.bad
         )
+        choice = self.draining.better(choice) or choice
+        if choice.step == 0 and self.draining.waits:
+            return []  # until it is known what the storage holds
+        if refusal := self.draining.refusal(choice.step):
+            return self._finish(1, refusal)
         texts = [choice.reason] if choice.step else []
         known = max(i.reached for i in self.inventories.values())
         reached = self.chronicle.decided(choice, reached=known, now_s=self.now_s)
@@ -262,6 +278,10 @@ class Root:
                 return self.joins(message)
             case say.Condition():
                 return relief.condition(self, message)
+            case say.Stored():
+                return filing.stored(self, message)
+            case say.StoredBad():
+                return filing.bad(self, message)
             case say.Inventory():
                 return self.inventory(message)
             case say.Report():
@@ -280,7 +300,7 @@ class Root:
             case say.Loaded():
                 return self._machine_loaded(message)
             case say.CopyBad():
-                return self._copy_bad(message)
+                return verdicts.copy_bad(self, message)
             case say.Profiled():
                 return [do.Log(text=text) for text in self.traffic.hears(message)]
             case say.Unable():
@@ -310,17 +330,6 @@ class Root:
         self.chronicle.read_from(loaded.sources.values())
         all_loaded = len(self.seen.loaded) == self.grid.machines
         return self.moment("loaded_s") if all_loaded else []
-
-    def _copy_bad(self, bad: say.CopyBad) -> Actions:
-        if self.begin is None:
-            return []
-        if bad.corrupt:
-            self.bad.add((bad.holder, bad.shard, bad.step, self.begin.captured_in))
-        done: Actions = [do.Log(text=self.chronicle.copy_bad(bad))]
-        if bad.last:
-            reason = f"no good copy of shard {bad.shard} at step {bad.step} is left"
-            done += self.new_round("copy", bad.holder, reason)
-        return done
 
     def _rank_ended(self, ended: say.RankEnded) -> Actions:
         if not self.is_active():
@@ -364,9 +373,12 @@ class Root:
             return self.machine_lost(late.machine, late.reason)
         if late is not None:
             return self._finish(1, late.reason)
+        if filed := filing.tick(self):
+            return filed
         if asks := self.requests.due(self.now_s):
             return [self._save(), *asks]
-        if self.phase is Phase.STOPPING and not relief.waits(self):
+        placed = self.phase is Phase.STOPPING or not self.roster.vacant()
+        if self._gathers_copies() and placed and not relief.waits(self):
             return self._place()
         if not self.is_active() or self.seen.ended:
             return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ from twinstep import clock
 from twinstep.agent import actions as do, links, messages as say, seat
 from twinstep.agent.begins import Begins
 from twinstep.agent.border import refusal
+from twinstep.agent.depot import Depot
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
 from twinstep.agent.errands import Errands, Fenced, Operator
 from twinstep.agent.phase import Phase
+from twinstep.agent.plans import read_plan
 from twinstep.agent.record import Plan
 from twinstep.agent.root import Actions, Root
 from twinstep.agent.status import status_of, waiting_for
@@ -49,6 +52,10 @@ class Rooting:
         self._held: deque[say.ToRoot] = deque()
         self._requests: dict[str, do.AskMachine] = {}
         self._begins = Begins()
+        self._depot = Depot(
+            agent.job.storage,
+            lambda root, decide: agent.soon(lambda: self._decides(root, decide)),
+        )
         self._campaigned_s = self._published_s = 0.0
         self._in_touch_s = clock.monotonic_s()
         self._errands = Errands(
@@ -173,7 +180,9 @@ class Rooting:
                 continue
             if self._election.root != key:
                 break
-            plan = self._read_plan(raw)
+            plan, trouble = read_plan(raw, machines=self._agent.grid.machines)
+            if trouble:
+                self._agent.log(f"the plan in the store {trouble}")
             members = {name for name in plan.members if name} if plan else set[str]()
             late = clock.monotonic_s() > until_s
             here = self._agent.post.name in alive and self._agent.seat.may_decide
@@ -181,21 +190,6 @@ class Rooting:
                 return plan, alive
             await asyncio.sleep(timing.tick_s / 10)
         return None
-
-    def _read_plan(self, raw: bytes | None) -> Plan | None:
-        """The plan; what cannot be a plan of this job is as good as none."""
-        if raw is None:
-            return None
-        try:
-            plan = msgspec.msgpack.decode(raw, type=Plan)
-        except (ValueError, RecursionError) as error:
-            self._agent.log(f"the plan in the store cannot be read: {error}")
-            return None
-        if len(plan.members) not in (0, self._agent.grid.machines):
-            count = len(plan.members)
-            self._agent.log(f"the plan in the store has {count} machines: not ours")
-            return None
-        return plan
 
     def _end(self) -> None:
         self._root = None
@@ -297,10 +291,20 @@ class Rooting:
         link = self._links.pop(machine, None)
         if link is not None:
             link.close("its lease lapsed")
-        root.now_s = clock.now_s()
         silence = self._agent.job.timing.silence_s_max
         reason = f"silent for {silence:g} s: its lease lapsed"
-        self._act(root.machine_lost(machine, reason))
+        self._decides(root, lambda root: root.machine_lost(machine, reason))
+
+    def _decides(self, root: Root, decide: Callable[[Root], Actions]) -> None:
+        """Something has come about for this root; heard once it may decide."""
+        if self._root is not root:
+            return
+        if not self._agent.seat.may_decide:
+            wait_s = self._agent.job.timing.tick_s
+            self._agent.loop.call_later(wait_s, self._decides, root, decide)
+            return
+        root.now_s = clock.now_s()
+        self._act(decide(root))
 
     def is_cut_off(self) -> bool:
         """Whether for a lease's life neither the store nor a root that knows this
@@ -351,6 +355,9 @@ class Rooting:
                     self._agent.seat.save(seat.PLAN, plan, soon)
                 case do.SaveRecovery(number=number, record=record):
                     self._agent.seat.save(f"{seat.RECOVERIES}{number:06d}", record)
+                case do.LookInStorage() | do.MakeWhole():
+                    if self._root is not None:
+                        self._depot.serve(action, self._root)
                 case do.SaveResult(status=status, reason=reason):
                     value = msgspec.json.encode({"status": status, "reason": reason})
                     self._agent.seat.save(seat.RESULT, value)
@@ -378,19 +385,11 @@ class Rooting:
         if not machine:
             waits = ", ".join(waiting_for(root)) or "nobody"
             self._agent.log(f"no machine to be had: {reason}; waiting for {waits}")
-        root.now_s = clock.now_s()
-        self._act(
-            [
-                *root.requests.answered(
-                    asked.lost,
-                    asked.attempt,
-                    machine,
-                    reason,
-                    here=machine in root.roster.joined,
-                    now_s=root.now_s,
-                )
-            ]
-        )
+        here, now_s = machine in root.roster.joined, clock.now_s()
+        root.now_s = now_s
+        answered, lost = root.requests.answered, asked.lost
+        done = answered(lost, asked.attempt, machine, reason, here=here, now_s=now_s)
+        self._act([*done])
 
     def _machine_ended(self, machine: str, reason: str) -> None:
         """A machine that was given has ended; of one that joined its lease tells."""

@@ -39,3 +39,16 @@ def report(root: Root, report: say.Report) -> Actions:
         root.bad.clear()  # every holder has verified a copy since, or a newer one
     answer = answer_of(root, verdict)
     return [*done, *root.tell_members(answer), *relief.planned(root)]
+
+
+def copy_bad(root: Root, bad: say.CopyBad) -> Actions:
+    """A copy was found to be bad, or not to be had; without another all start anew."""
+    if root.begin is None:
+        return []
+    if bad.corrupt:
+        root.bad.add((bad.holder, bad.shard, bad.step, root.begin.captured_in))
+    done: Actions = [do.Log(text=root.chronicle.copy_bad(bad))]
+    if bad.last:
+        reason = f"no good copy of shard {bad.shard} at step {bad.step} is left"
+        done += root.new_round("copy", bad.holder, reason)
+    return done

@@ -26,6 +26,8 @@ class Vote:
     reported: int = 0
     reported_in_flight: bool = False
     """What was said of `reported`; worth saying again once it is no longer so."""
+    storing: int = 0
+    """The step that was last told to be written to storage in this round."""
     steps: dict[int, int] = field(default_factory=dict[int, int])
     layouts: dict[int, say.Layout] = field(default_factory=dict[int, say.Layout])
     writing: dict[int, tuple[int, list[tuple[int, int]]]] = field(
@@ -36,6 +38,7 @@ class Vote:
     def start(self, begin: say.Begin, *, ranks: range) -> None:
         self.keep = self.reached_max = begin.step
         self.reported, self.reported_in_flight = begin.step, False
+        self.storing = 0
         self.steps = dict.fromkeys(ranks, begin.step)
         self.layouts.clear()
         self.writing.clear()

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from twinstep.agent import actions as do, listing, messages as say, room
+from twinstep.agent import actions as do, listing, messages as say, room, storing
 from twinstep.agent.copies import Copies
 from twinstep.agent.vote import Vote
+from twinstep.storage_settings import Storage
 from twinstep.values import Grid
 
 Actions = list[do.WorkerAction]
@@ -32,6 +33,7 @@ class Worker:
     grid: Grid
     chunk_bytes: int
     retry_s: float
+    storage: Storage = field(default_factory=Storage)
     standby: bool = False
     host: str = ""
     port: int = 0
@@ -224,6 +226,8 @@ class Worker:
                 return self._restored(message)
             case say.BadCopy():
                 return self._bad_copy(message)
+            case say.BadStored():
+                return storing.bad(self, message)
             case say.Arrive() | say.Leaving():
                 return []
             case say.Hopeless():
@@ -252,7 +256,7 @@ class Worker:
         if rank in self.welcomed:
             return []
         slots: list[say.SlotInfo] | None = []
-        if self.begin.step > 0:
+        if self.begin.step > 0 and not self.begin.stored:
             slots = self.copies.restore_slots(rank) if self.copies.reserved else None
         if slots is None:
             return []
@@ -263,6 +267,7 @@ class Worker:
             may_share=self.begin.may_share,
             chunk_bytes=self.chunk_bytes,
             slots=slots,
+            stored=storing.source(self),
         )
         where = tuple((slot.shard, slot.slot) for slot in slots)
         return [do.TellRank(rank=rank, message=message, slots=where)]
@@ -298,7 +303,7 @@ class Worker:
             round=self.round,
             term=self.term,
             step=message.step,
-            sources=dict(self.copies.loaded_from),
+            sources=storing.sources(self),
             seconds=max(self.restored.values()),
         )
         return self.tell(loaded)
@@ -363,7 +368,7 @@ class Worker:
         if self.stopped or not self.copies.reserved:
             return []
         self.vote.keep = max(self.vote.keep, answer.keep)
-        done: Actions = []
+        done: Actions = [*storing.order(self, answer)]
         for rank in self.ranks():
             if rank not in self.vote.writing:
                 order = self.vote.order(rank, answer, self.copies)

@@ -20,6 +20,7 @@ from twinstep.agent.lookout import Lookout
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Worker
 from twinstep.config import Job
+from twinstep.sim import storage
 from twinstep.sim.copies import SimMover
 from twinstep.sim.events import Events, Process, Signal, Task
 from twinstep.sim.memory import CHUNK_BYTES, Memory
@@ -28,6 +29,7 @@ from twinstep.sim.pacing import SimPacing
 from twinstep.sim.ranks import SimCrew, SimRank
 from twinstep.sim.rooting import SimRooting
 from twinstep.sim.seat import SimSeat
+from twinstep.store.slots import SLOTS, SLOTS_MAX
 
 if TYPE_CHECKING:
     from twinstep.sim.world import World
@@ -68,6 +70,7 @@ class SimAgent:
             grid=self.world.grid,
             chunk_bytes=CHUNK_BYTES,
             retry_s=RETRY_S,
+            storage=self.world.job.storage,
             standby=self.standby,
         )
         self.transit = Transit(worker=self.worker)
@@ -275,8 +278,8 @@ class SimAgent:
                 self._start_ranks(begin, machine_rank)
             case do.StopRanks(round=round):
                 self._stop_ranks(round)
-            case do.ReserveSlots(sizes=sizes):
-                self.start(self._reserve(sizes))
+            case do.ReserveSlots(sizes=sizes, spare=spare):
+                self.start(self._reserve(sizes, spare))
             case do.ReleaseSlots(shards=shards):
                 for shard in shards:
                     self.memory.release(shard)
@@ -286,6 +289,8 @@ class SimAgent:
                 self.mover.ship(action)
             case do.FetchCopy():
                 self.mover.fetch(action)
+            case do.StoreCopies():
+                self.start(storage.write(self, action))
             case do.LookAtRanks(round=round):
                 sights = {
                     number: say.Sight(state="T" if rank.frozen else "S")
@@ -297,9 +302,10 @@ class SimAgent:
             case do.Leave(reason=reason):
                 self.leave(reason)
 
-    def _reserve(self, sizes: dict[int, int]) -> Process:
+    def _reserve(self, sizes: dict[int, int], spare: frozenset[int]) -> Process:
         yield self.events.around(self.world.settings.chunk_s * 10)
         for shard in sizes:
-            self.memory.reserve(shard, chunks=self.world.settings.chunks)
+            slots = SLOTS_MAX if shard in spare else SLOTS
+            self.memory.reserve(shard, chunks=self.world.settings.chunks, slots=slots)
         self.world.check.reserved(self)
         self.carry(self.worker.reserved(sizes))

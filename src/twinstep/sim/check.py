@@ -13,6 +13,8 @@ of the damage:
 5. Copies stay inside the idle spans of steps (spans.py).
 6. When all links are healed and machines can be had, training goes on within a bound
    (world.py).
+7. A stored step is one state, whole (storage.py).
+8. Nobody starts before a stored step that could be loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from twinstep.agent.election import RootKey
 from twinstep.agent.record import Plan
 from twinstep.agent.seat import PLAN
 from twinstep.sim.memory import Place, Version
-from twinstep.store.slots import SLOTS
+from twinstep.store.slots import SLOTS, SLOTS_MAX
 
 if TYPE_CHECKING:
     from twinstep.sim.agent import SimAgent
@@ -133,7 +135,7 @@ class Check:
 
     def _holds(self, name: str, shard: int, step: int, captured_in: int) -> bool:
         memory = self.world.agents[name].memory
-        versions = [memory.version((shard, slot)) for slot in range(SLOTS)]
+        versions = [memory.version((shard, slot)) for slot in range(SLOTS_MAX)]
         return any(v is not None and v[:2] == (step, captured_in) for v in versions)
 
     def heard(
@@ -160,6 +162,12 @@ class Check:
         if (begin.term, begin.round) <= self.round:
             return
         floor = self.kept.step if self.kept is not None else 0
+        stored = self.world.storage.newest()
+        if begin.step < stored and self._may_know(begin, stored):
+            raise Violation(
+                "8",
+                f"round {begin.round} goes back to {begin.step}; {stored} is stored",
+            )
         if begin.step < floor:
             raise Violation(
                 "1",
@@ -180,6 +188,14 @@ class Check:
             sources = {s: set(names) for s, names in begin.sources.items()}
             stay = {s: holders[s] & sources.get(s, set()) for s in holders}
             self._keep(begin.step, begin.captured_in, {**stay})
+
+    def _may_know(self, begin: say.Begin, stored: int) -> bool:
+        """Whether the root that says this has heard what the storage holds, and not
+        that this step is bad."""
+        root = self.world.root
+        if root is None or root.term != begin.term:
+            return False
+        return root.draining.known and stored not in root.draining.bad
 
     def _answers(self, answer: say.Answer, begin: say.Begin) -> None:
         """A worker of the present round acts on an answer."""
@@ -214,6 +230,8 @@ class Check:
         was damaged at rest nobody knows until it is read."""
         if begin is None or begin.step == 0 or self.acted > begin.step:
             return
+        if begin.stored:
+            return  # its copies are those of the next step that is captured
         for shard, names in self._holders(begin).items():
             for name in names:
                 spoiled = (name, shard, begin.step) in self.spoiled
@@ -286,6 +304,9 @@ class Check:
         ]
         shards = len(owners) * grid.ranks_per_machine
         shards += grid.ranks_per_machine if self.world.settings.shared else 0
-        held, most = agent.memory.reserved, SLOTS * shards
+        most = SLOTS * shards
+        if self.world.job.storage.path:
+            most += len(worker.copies.captured())
+        held = agent.memory.reserved
         if held > most:
             raise Violation("4", f"{agent.name} holds {held} slots, not {most}")

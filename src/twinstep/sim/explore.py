@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from twinstep.sim.check import Violation
-from twinstep.sim.faults import Fault, plan
-from twinstep.sim.world import World, draw, with_traffic
+from twinstep.sim.faults import Fault, plan, with_storage_faults
+from twinstep.sim.world import World, draw, with_storage, with_traffic
 
 HEAL_S = 1.0
 """After the last fault, before everything is healed."""
@@ -67,7 +67,13 @@ def run(
       fixed: settings that are not drawn: machines, ranks, standbys, copies."""
     chance = Random(f"twinstep {seed}")
     settings = with_traffic(draw(chance, **(fixed or {})), Random(f"traffic {seed}"))
-    struck = plan(chance, seed, kinds) if faults is None else list(faults)
+    settings = with_storage(settings, Random(f"storage {seed}"))
+    if faults is None:
+        struck = plan(chance, seed, kinds)
+        if not kinds and settings.storage_s:
+            struck = with_storage_faults(struck, seed)
+    else:
+        struck = list(faults)
     world = World(settings=settings, random=Random(f"world {seed}"))
     found = Run(
         seed=seed, faults=struck, kinds=tuple(kinds or ()), fixed=dict(fixed or {})

@@ -7,19 +7,18 @@ last end by themselves. To add a kind, write a function and put it into FAULTS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from twinstep.sim import memory
 from twinstep.sim.agent import SimAgent
 from twinstep.sim.ranks import SimRank
+from twinstep.sim.storage_faults import LASTS_S, STORAGE_FAULTS, Strike
 from twinstep.sim.store import PLACE
 from twinstep.sim.world import World
 from twinstep.store.slots import State
 
-Strike = Callable[[World, Random], None]
-LASTS_S = (0.05, 0.5, 2.0, 6.0)
 SOON = 0.4
 """This share of faults falls right behind another."""
 FEW = 0.5
@@ -51,7 +50,7 @@ class Fault:
 
 def plan(random: Random, seed: int, kinds: Sequence[str] | None = None) -> list[Fault]:
     """Returns the faults of a seed, in order."""
-    chosen = list(kinds or FAULTS)
+    chosen = list(kinds or (kind for kind in FAULTS if kind not in STORAGE_FAULTS))
     if random.random() < FEW and len(chosen) > KINDS_FEW:
         chosen = random.sample(chosen, KINDS_FEW)
     faults: list[Fault] = []
@@ -67,6 +66,21 @@ def plan(random: Random, seed: int, kinds: Sequence[str] | None = None) -> list[
             )
         )
     return faults
+
+
+def with_storage_faults(faults: list[Fault], seed: int) -> list[Fault]:
+    """Returns the faults of a seed whose cluster has a storage, and some of that."""
+    random, more = Random(f"storage faults {seed}"), list(faults)
+    for number in range(random.randint(0, 3)):
+        kind = random.choice(sorted(STORAGE_FAULTS))
+        fault = Fault(
+            kind=kind,
+            after_s=random.random() * random.choice((0.1, 4.0)),
+            steps=random.choice((0, 0, 2)),
+            seed=f"{seed} storage {number} {kind}",
+        )
+        more.insert(random.randint(0, len(more)), fault)
+    return more
 
 
 # Whom it strikes.
@@ -361,4 +375,5 @@ FAULTS: dict[str, Strike] = {
     "operator_refuses": operator_refuses,
     "operator_late": operator_late,
     "standby_dead": standby_dead,
+    **STORAGE_FAULTS,
 }

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import xxhash
 
-from twinstep.store.slots import SLOTS
+from twinstep.store.slots import SLOTS, SLOTS_MAX
 
 Version: TypeAlias = tuple[int, int, int]
 """(step, round, term) of the state that was captured."""
@@ -30,13 +30,13 @@ class Memory:
     def __init__(self) -> None:
         self.slots: dict[Place, list[Chunk]] = {}
 
-    def reserve(self, shard: int, *, chunks: int) -> None:
+    def reserve(self, shard: int, *, chunks: int, slots: int = SLOTS) -> None:
         assert (shard, 0) not in self.slots, f"shard {shard} is reserved twice"
-        for slot in range(SLOTS):
+        for slot in range(slots):
             self.slots[shard, slot] = [EMPTY] * chunks
 
     def release(self, shard: int) -> None:
-        for slot in range(SLOTS):
+        for slot in range(SLOTS_MAX):
             self.slots.pop((shard, slot), None)
 
     def version(self, place: Place) -> Version | None:

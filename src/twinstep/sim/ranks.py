@@ -143,7 +143,10 @@ class SimRank:
         return memory.digests(chunks) == info.digests
 
     def _load(self, welcome: say.Welcome) -> None:
-        """The state is what the slots hold, if they hold what they should."""
+        """The state is what the slots hold, if they hold what they should; or what is
+        in storage."""
+        if welcome.stored is not None and not self._load_stored(welcome.step):
+            return
         for info in welcome.slots:
             if not self._is_good(info):
                 self.agent.events.probe("rank: a copy was bad when it was loaded")
@@ -161,6 +164,28 @@ class SimRank:
             version = self.agent.memory.version((info.shard, info.slot))
             self.agent.world.check.restores(self, info.shard, version, welcome.step)
         self.step = welcome.step
+
+    def _load_stored(self, step: int) -> bool:
+        """Reads the state from storage; says so when it is not to be had."""
+        agent = self.agent
+        storage = agent.world.storage
+        version = storage.steps.get(step)
+        if storage.away or version is None or step in storage.spoiled:
+            agent.events.probe("rank: a stored step could not be loaded")
+            corrupt = not storage.away
+            self.outbox.post(
+                say.BadStored(
+                    rank=self.rank,
+                    round=self.round,
+                    step=step,
+                    corrupt=corrupt,
+                    reason="spoiled" if corrupt else "away",
+                )
+            )
+            return False
+        agent.events.probe("rank: loads from storage")
+        agent.world.check.restores(self, self.rank, version, step)
+        return True
 
     def _tell_layout(self) -> None:
         settings = self.agent.world.settings

@@ -18,6 +18,7 @@ from twinstep.agent.phase import Phase
 from twinstep.agent.record import Plan
 from twinstep.agent.root import Actions, Root
 from twinstep.errors import TwinstepError
+from twinstep.sim import storage
 from twinstep.sim.events import Process
 from twinstep.sim.network import Link
 
@@ -235,6 +236,8 @@ class SimRooting:
                     agent.seat.save(seat.PLAN, plan, self.begins)
                 case do.SaveRecovery():
                     pass
+                case do.LookInStorage() | do.MakeWhole():
+                    agent.start(storage.serve(self, action))
                 case do.SaveResult(status=status, reason=reason):
                     value = msgspec.json.encode({"status": status, "reason": reason})
                     agent.seat.save(seat.RESULT, value)

@@ -15,7 +15,7 @@ from random import Random
 from twinstep.agent import messages as say, seat
 from twinstep.agent.phase import Phase
 from twinstep.agent.root import Root
-from twinstep.config import Job, Timing, Transfer
+from twinstep.config import Job, Storage, Timing, Transfer
 from twinstep.placement.strategy import place
 from twinstep.sim.agent import SimAgent
 from twinstep.sim.check import Check, Violation
@@ -26,6 +26,7 @@ from twinstep.sim.operator import SimOperator
 from twinstep.sim.pattern import SILENT, Pattern, draw as draw_pattern
 from twinstep.sim.ranks import SimCrew, SimRank
 from twinstep.sim.spans import Spans
+from twinstep.sim.storage import SimStorage
 from twinstep.sim.store import PLACE, SimStore
 from twinstep.values import Grid
 
@@ -66,6 +67,10 @@ class Settings:
     queue_max: int = 1000
     pattern: Pattern = SILENT
     """What steps do with the network."""
+    storage_s: float = 0.0
+    """How long it takes to write a chunk to storage; 0: there is none."""
+    keep_last: int = 2
+    every_steps: int = 0
     steps_after: int = 5
     """Training goes on when so many steps were made since the last damage."""
     bound_s: float = 240.0
@@ -94,6 +99,14 @@ class Settings:
             timing=timing,
             transfer=Transfer(chunk_bytes=CHUNK_BYTES),
             schedule=self.pattern.schedule(self.step_s, self.chunk_s, self.delay_s),
+            storage=Storage(
+                path="storage" if self.storage_s else "",
+                keep_last=self.keep_last,
+                every_steps=self.every_steps,
+                retry_s=1.0,
+                write_s_max=20.0,
+                look_s_max=1e6,
+            ),
         )
 
 
@@ -133,6 +146,18 @@ def with_traffic(settings: Settings, random: Random) -> Settings:
     return replace(settings, pattern=pattern, steps_after=steps)
 
 
+def with_storage(settings: Settings, random: Random) -> Settings:
+    """Returns the same cluster, half of the time with a storage of this chance."""
+    if random.random() < 0.5:
+        return settings
+    return replace(
+        settings,
+        storage_s=random.choice((0.001, 0.02, 0.2)),
+        keep_last=random.choice((1, 2)),
+        every_steps=random.choice((0, 0, 5)),
+    )
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class World:
     """One cluster."""
@@ -142,6 +167,7 @@ class World:
     events: Events = field(init=False)
     network: Network = field(init=False)
     store: SimStore = field(init=False)
+    storage: SimStorage = field(init=False)
     operator: SimOperator = field(init=False)
     check: Check = field(init=False)
     spans: Spans = field(init=False)
@@ -168,6 +194,11 @@ class World:
             events=self.events,
             network=self.network,
             call_s_max=self.job.timing.call_s_max,
+        )
+        self.storage = SimStorage(
+            events=self.events,
+            random=Random(f"storage {self.settings}"),
+            chunk_s=self.settings.storage_s,
         )
         self.grid = Grid(
             machines=self.job.machines, ranks_per_machine=self.job.ranks_per_machine
@@ -256,7 +287,8 @@ class World:
     def heal(self) -> None:
         """All is well from now on, as far as the world can make it so."""
         self.network.heal()
-        self.store.away = False
+        self.store.away = self.storage.away = False
+        self.storage.full = self.storage.slow = False
         self.operator.refuses, self.operator.stillborn = False, 0
         self.launch_missing(self.root)
         for agent in self.agents.values():

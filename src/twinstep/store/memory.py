@@ -18,12 +18,12 @@ import contextlib
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from twinstep.errors import DoesNotFit, ProtocolError
+from twinstep.store.slots import SLOTS, SLOTS_MAX
 
-SLOTS_PER_SHARD = 2
 MARGIN_BYTES = 256 * 1024 * 1024
 """Left free for the agent, the sockets' buffers and whatever else runs."""
 
@@ -124,28 +124,31 @@ def slot_bytes(capacity_bytes: int) -> int:
 def reserve(
     capacities: Mapping[int, int],
     *,
+    spare: Collection[int] = (),
     available: int | None = None,
     margin_bytes: int = MARGIN_BYTES,
 ) -> Reservation:
-    """Returns two touched slots for each shard in `capacities` (shard: bytes).
+    """Returns two touched slots for each shard in `capacities` (shard: bytes), and
+    three for those in `spare`.
 
     `available` is what may be used, in bytes; without it, what the computer has.
 
     Raises: DoesNotFit with the sum, before anything is allocated."""
     room = available_bytes() if available is None else available
-    needed = SLOTS_PER_SHARD * sum(map(slot_bytes, capacities.values()))
+    counts = {shard: SLOTS_MAX if shard in spare else SLOTS for shard in capacities}
+    needed = sum(counts[s] * slot_bytes(size) for s, size in capacities.items())
     if needed + margin_bytes > room:
-        raise DoesNotFit(_arithmetic(capacities, needed, room, margin_bytes))
+        raise DoesNotFit(_arithmetic(capacities, counts, room, margin_bytes))
     slots: dict[tuple[int, int], Slot] = {}
     try:
         for shard, capacity_bytes in capacities.items():
-            for slot in range(SLOTS_PER_SHARD):
+            for slot in range(counts[shard]):
                 slots[shard, slot] = Slot.create(
                     f"twinstep-{shard}-{slot}", capacity_bytes=capacity_bytes
                 )
     except OSError as error:
         Reservation(slots).close()
-        what = _arithmetic(capacities, needed, room, margin_bytes)
+        what = _arithmetic(capacities, counts, room, margin_bytes)
         raise DoesNotFit(f"{what} (the kernel said: {error})") from error
     reservation = Reservation(slots)
     assert reservation.reserved_bytes == needed, (reservation.reserved_bytes, needed)
@@ -153,13 +156,21 @@ def reserve(
 
 
 def _arithmetic(
-    capacities: Mapping[int, int], needed: int, room: int, margin_bytes: int
+    capacities: Mapping[int, int],
+    counts: Mapping[int, int],
+    room: int,
+    margin_bytes: int,
 ) -> str:
-    terms = [f"shard {s}: {_size(slot_bytes(c))}" for s, c in capacities.items()]
-    if len(terms) > 8:
-        terms = [*terms[:7], f"{len(terms) - 7} more"]
+    sums: list[str] = []
+    for slots in sorted(set(counts.values())):
+        sizes = {s: c for s, c in capacities.items() if counts[s] == slots}
+        terms = [f"shard {s}: {_size(slot_bytes(c))}" for s, c in sizes.items()]
+        if len(terms) > 8:
+            terms = [*terms[:7], f"{len(terms) - 7} more"]
+        sums.append(f"{slots} slots x ({' + '.join(terms)})")
+    needed = sum(counts[s] * slot_bytes(size) for s, size in capacities.items())
     return (
-        f"{SLOTS_PER_SHARD} slots x ({' + '.join(terms)}) = {_size(needed)}, and "
+        f"{' + '.join(sums)} = {_size(needed)}, and "
         f"{_size(margin_bytes)} are left for the rest, but {_size(room)} are "
         "available; lower copies, train on more machines, or give this one more memory"
     )

@@ -4,7 +4,9 @@ Every shard has two slots on each machine that holds it. One holds the step that
 keep; the next step is written into the other, and only once that one is safe on
 every rank does the root move `keep` (design: two slots, one vote). A slot has one
 writer at a time, and a new writer gets it only after the former one is done or
-known to be dead.
+known to be dead. A shard that its machine writes to storage has a third slot, so that
+the step which is being written may stay where it is for as long as that takes: its slot
+is pinned, and the other two go on as before.
 
     EMPTY -> FILLING -> WRITTEN -> WHOLE        BAD: a checksum did not match
                a writer   all bytes   digests known
@@ -16,9 +18,12 @@ This file keeps the books and decides; the bytes are in store/memory.py.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SLOTS = 2
+SLOTS_MAX = 3
+"""With the one that a shard has more where steps are written to storage."""
 
 
 class State(enum.Enum):
@@ -39,6 +44,9 @@ class Slot:
     writer: str = ""
     digests: bytes = b""
 
+    def is_whole_at(self, step: int) -> bool:
+        return self.state is State.WHOLE and self.step == step
+
 
 @dataclass(slots=True, kw_only=True)
 class SlotTable:
@@ -48,23 +56,45 @@ class SlotTable:
 
     sizes: dict[int, int] = field(default_factory=dict[int, int])
     slots: dict[int, list[Slot]] = field(default_factory=dict[int, list[Slot]])
+    spare: set[int] = field(default_factory=set[int])
+    """The shards that have, or will have, a third slot."""
+    pinned: dict[int, int] = field(default_factory=dict[int, int])
+    """Per shard the slot that is being read for storage."""
 
     def reserve(self, shard: int, *, size: int) -> None:
-        """Both slots of `shard` exist afterwards; what they held stays."""
+        """The slots of `shard` exist afterwards; what they held stays."""
         if shard not in self.slots:
+            count = SLOTS_MAX if shard in self.spare else SLOTS
             self.sizes[shard] = size
-            self.slots[shard] = [Slot() for _ in range(SLOTS)]
+            self.slots[shard] = [Slot() for _ in range(count)]
+
+    def pin(self, shards: Iterable[int], *, step: int) -> dict[int, int] | None:
+        """The copies at `step` stay until unpin(); returns their slots. None, and
+        nothing is pinned, when one of them is not here, or has no third slot."""
+        found: dict[int, int] = {}
+        for shard in shards:
+            slots = self.slots.get(shard, [])
+            held = [i for i, slot in enumerate(slots) if slot.is_whole_at(step)]
+            if not held or len(slots) < SLOTS_MAX:
+                return None
+            found[shard] = held[0]
+        self.pinned = found
+        return found
+
+    def unpin(self) -> None:
+        self.pinned = {}
 
     def target(self, shard: int, *, keep: int) -> int | None:
         """Returns the slot that may be written, or None when neither may.
 
-        Never the slot that holds `keep`, nor one that has a writer. Of two free
-        slots: an empty or bad one, else the one with the older step."""
+        Never the slot that holds `keep`, nor one that is pinned or has a writer. Of two
+        free slots: an empty or bad one, else the one with the older step."""
         free = [
             (slot.state in (State.WHOLE, State.WRITTEN), slot.step, index)
             for index, slot in enumerate(self.slots[shard])
             if slot.state is not State.FILLING
-            and not (slot.state is State.WHOLE and keep > 0 and slot.step == keep)
+            and not (keep > 0 and slot.is_whole_at(keep))
+            and self.pinned.get(shard) != index
         ]
         return min(free)[2] if free else None
 
@@ -124,6 +154,8 @@ class SlotTable:
         gone = sorted(shard for shard in self.slots if shard not in held)
         for shard in gone:
             del self.slots[shard], self.sizes[shard]
+            self.pinned.pop(shard, None)
+            self.spare.discard(shard)
         return gone
 
     def filling(self) -> list[tuple[int, int, str]]:

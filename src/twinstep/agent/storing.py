@@ -1,0 +1,113 @@
+"""Decides what a machine writes to storage, and what its ranks read from there.
+
+The answer to a step may say that the step which all keep is written to storage. Then
+the slots that hold it are pinned, the machine's part of it is written, and the root is
+told. Training, captures and copies go on meanwhile in the other slots. These are a part
+of a worker's decisions (worker.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twinstep.agent import actions as do, messages as say
+
+if TYPE_CHECKING:
+    from twinstep.agent.worker import Actions, Worker
+
+STORAGE = "storage"
+"""Where a shard was read from, in words."""
+
+
+def source(worker: Worker) -> say.StoredAt | None:
+    """Where ranks of the present round read their state from, if not from slots."""
+    begin, storage = worker.begin, worker.storage
+    assert begin is not None
+    path = storage.path if begin.stored else "" if begin.step else storage.start
+    if not path:
+        return None
+    return say.StoredAt(
+        path=path, options=storage.options, world_size=worker.grid.world_size
+    )
+
+
+def sources(worker: Worker) -> dict[int, str]:
+    """From where each shard of the machine was read."""
+    if worker.begin is not None and worker.begin.stored:
+        return dict.fromkeys(worker.ranks(), STORAGE)
+    return dict(worker.copies.loaded_from)
+
+
+def order(worker: Worker, answer: say.Answer) -> Actions:
+    """The root has said what is written to storage, if anything is."""
+    copies, step = worker.copies, answer.store
+    if not step or step == worker.vote.storing:
+        return []
+    assert worker.begin is not None
+    worker.vote.storing = step
+    shards = copies.captured()
+    slots = copies.table.pin(shards, step=step)
+    if slots is None:
+        third = "it holds no copy of it, or has no third slot for it"
+        return _told(worker, step, failed=f"step {step}: {third}")
+    captured_in = {copies.table.slots[s][slot].captured_in for s, slot in slots.items()}
+    assert len(captured_in) == 1, captured_in
+    return [
+        do.StoreCopies(
+            round=worker.round,
+            term=worker.term,
+            step=step,
+            captured_in=captured_in.pop(),
+            machine_rank=worker.machine_rank,
+            slots=slots,
+            digests={s: copies.table.slots[s][i].digests for s, i in slots.items()},
+        )
+    ]
+
+
+def stored(
+    worker: Worker,
+    action: do.StoreCopies,
+    *,
+    size: int = 0,
+    seconds: float = 0.0,
+    failed: str = "",
+) -> Actions:
+    """The machine's part is in storage, or could not be written: `failed` says why."""
+    if action.round != worker.round or worker.stopped:
+        return []
+    worker.copies.table.unpin()
+    return _told(worker, action.step, size=size, seconds=seconds, failed=failed)
+
+
+def _told(
+    worker: Worker,
+    step: int,
+    *,
+    size: int = 0,
+    seconds: float = 0.0,
+    failed: str = "",
+) -> Actions:
+    message = say.Stored(
+        machine=worker.machine,
+        round=worker.round,
+        term=worker.term,
+        step=step,
+        bytes=size,
+        seconds=seconds,
+        failed=failed,
+    )
+    return worker.tell(message)
+
+
+def bad(worker: Worker, bad: say.BadStored) -> Actions:
+    """A rank could not load the step that is in storage: another must be chosen."""
+    message = say.StoredBad(
+        machine=worker.machine,
+        round=worker.round,
+        term=worker.term,
+        step=bad.step,
+        corrupt=bad.corrupt,
+        reason=f"rank {bad.rank}: {bad.reason}",
+    )
+    return worker.tell(message)

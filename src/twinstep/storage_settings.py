@@ -1,0 +1,72 @@
+"""Where steps are written for good, how often, and which of them are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from twinstep.errors import ConfigError
+from twinstep.values import check_numbers
+
+LEAST = {
+    "every_steps": 0,
+    "every_s": 0,
+    "bandwidth_max": 0,
+    "keep_every": 0,
+}
+"""The smallest value of a setting where it is not just above 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """The last tier: steps in files that outlive every machine."""
+
+    path: str = ""
+    """A folder that all machines see (a disk, NFS), or an address that fsspec knows:
+    s3://BUCKET/RUN, gs://BUCKET/RUN. Empty: nothing is written."""
+    start: str = ""
+    """A folder or address of a torch.distributed.checkpoint directory that a job
+    without any step of its own starts from. Empty: from the script's own state."""
+    options: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """What fsspec is told of the address: endpoint_url, key, secret, ..."""
+    every_steps: int = 0
+    """At least so many steps lie between two that are written; 0: as many as pass."""
+    every_s: float = 0.0
+    """At least so much time lies between the starts of two; 0: the next begins as soon
+    as the one before is written, which is as often as the storage allows."""
+    bandwidth_max: int = 0
+    """Bytes a second that a machine writes at most; 0: what the storage takes."""
+    keep_last: int = 2
+    """So many of the newest steps are kept; older ones are removed."""
+    keep_every: int = 0
+    """Steps that are a multiple of this are never removed; 0: none is spared."""
+    write_s_max: float = 3600.0
+    """A step that is not written after this time is given up, and a newer one begun."""
+    retry_s: float = 30.0
+    """After a step that could not be written, so long until the next is tried."""
+    look_s_max: float = 120.0
+    """So long a job waits at its start for the storage to say what it holds."""
+    steps_max: int = 10_000
+    """Steps that are looked at in one storage; of more, the newest."""
+    background: bool = True
+    """Writing gets processor time that nobody else wants (nice 19)."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, part="storage")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str | bool | dict):
+                continue
+            least = LEAST.get(field.name)
+            if least is None and not value > 0:
+                raise ConfigError(f"storage.{field.name} is {value}; it must be > 0")
+            if least is not None and not value >= least:
+                raise ConfigError(
+                    f"storage.{field.name} is {value}; it must be at least {least}"
+                )
+        unused = [f"{key}={value}" for key, value in self.options.items()]
+        if unused and not (self.path or self.start):
+            raise ConfigError(
+                f"storage.options ({', '.join(unused)}) without storage.path; name "
+                "the address that they are for"
+            )

@@ -1,0 +1,269 @@
+"""Where steps are stored: a folder of a file system, or an address that fsspec knows.
+
+A file is there whole and for good, or not at all: on a file system it is written under
+another name, flushed to the disk, and renamed; an object store shows an object once
+all of it has arrived. Nothing is ever appended to, or changed.
+
+Left out: what is in the files (contents.py), and how often one is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Protocol
+
+from twinstep.errors import ConfigError
+
+UNFINISHED = ".unfinished"
+
+
+class Output(Protocol):
+    """A file that is being written, from its start to its end."""
+
+    def write(self, data: memoryview | bytes, /) -> object: ...
+
+
+class Place(Protocol):
+    """A folder of folders of files. Names are relative: "step-00000012/.metadata".
+
+    Every method raises OSError, naming the place, when it cannot do what it says."""
+
+    name: str
+
+    def create(self, name: str) -> contextlib.AbstractContextManager[Output]:
+        """The file is there, whole and durable, once the context has ended well;
+        otherwise nothing is."""
+        ...
+
+    def read(self, name: str, at: int, into: memoryview) -> None:
+        """`into` holds the file's bytes from `at` on. Raises: EOFError when it ends
+        before."""
+        ...
+
+    def read_whole(self, name: str, *, bytes_max: int) -> bytes:
+        """Raises: ValueError when the file is larger than `bytes_max`."""
+        ...
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file in `folder`; empty when there is no such folder."""
+        ...
+
+    def folders(self) -> list[str]:
+        """The folders of the place; empty when there is no such place yet."""
+        ...
+
+    def remove(self, folder: str, names: list[str]) -> None:
+        """These files are gone, and the folder when nothing else is in it."""
+        ...
+
+
+class Disk:
+    """A folder of a file system that this machine has mounted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.name = str(path)
+
+    @contextlib.contextmanager
+    def create(self, name: str) -> Generator[Output]:
+        target = self._path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(target.name + UNFINISHED)
+        try:
+            with open(unfinished, "wb", buffering=0) as file:
+                yield _Whole(file.fileno())
+                os.fsync(file.fileno())
+            os.replace(unfinished, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+        _sync_folder(target.parent.parent)
+
+    def read(self, name: str, at: int, into: memoryview) -> None:
+        with open(self._path / name, "rb", buffering=0) as file:
+            file.seek(at)
+            _fill(file, into, name)
+
+    def read_whole(self, name: str, *, bytes_max: int) -> bytes:
+        path = self._path / name
+        _check_size(name, path.stat().st_size, bytes_max)
+        return path.read_bytes()
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        try:
+            with os.scandir(self._path / folder) as entries:
+                return {e.name: e.stat().st_size for e in entries if e.is_file()}
+        except FileNotFoundError:
+            return {}
+
+    def folders(self) -> list[str]:
+        try:
+            with os.scandir(self._path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def remove(self, folder: str, names: list[str]) -> None:
+        for name in names:
+            (self._path / folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody keeps other things there
+            (self._path / folder).rmdir()
+
+
+class Remote:
+    """An address that fsspec knows, such as s3://BUCKET/RUN."""
+
+    def __init__(self, address: str, options: dict[str, str]) -> None:
+        """Raises: ConfigError when fsspec, or what it needs, is not installed."""
+        try:
+            core: Any = importlib.import_module("fsspec.core")
+            system, path = core.url_to_fs(
+                address,
+                **_s3_options(address, options),
+                use_listings_cache=False,
+                skip_instance_cache=True,
+            )
+        except (ImportError, ValueError) as error:
+            scheme = address.partition("://")[0]
+            raise ConfigError(
+                f"storage {address!r}: {error}; install what fsspec needs for "
+                f"{scheme}:// (pip install 'twinstep[storage]', and s3fs or gcsfs), "
+                "or name a folder"
+            ) from error
+        self._fs: Any = system
+        self._path = str(path).rstrip("/")
+        self.name = address
+
+    @contextlib.contextmanager
+    def create(self, name: str) -> Generator[Output]:
+        with _as_os_errors(self.name):
+            file = self._fs.open(f"{self._path}/{name}", "wb")
+            try:
+                yield file
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    file.discard()
+                file.closed = True  # or a collected file would still be uploaded
+                raise
+            file.close()
+
+    def read(self, name: str, at: int, into: memoryview) -> None:
+        with _as_os_errors(self.name):
+            path = f"{self._path}/{name}"
+            data = self._fs.cat_file(path, start=at, end=at + len(into))
+        if len(data) != len(into):
+            raise EOFError(f"{name} ends after {at + len(data)} bytes")
+        into[:] = data
+
+    def read_whole(self, name: str, *, bytes_max: int) -> bytes:
+        with _as_os_errors(self.name):
+            path = f"{self._path}/{name}"
+            _check_size(name, int(self._fs.size(path)), bytes_max)
+            return bytes(self._fs.cat_file(path))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        with _as_os_errors(self.name):
+            found = self._list(f"{self._path}/{folder}")
+        return {
+            str(one["name"]).rpartition("/")[2]: int(one["size"])
+            for one in found
+            if one["type"] == "file"
+        }
+
+    def folders(self) -> list[str]:
+        with _as_os_errors(self.name):
+            found = self._list(self._path)
+        names = [str(one["name"]) for one in found if one["type"] == "directory"]
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
+
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        try:
+            return self._fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+
+    def remove(self, folder: str, names: list[str]) -> None:
+        with _as_os_errors(self.name):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.rm_file(f"{self._path}/{folder}/{name}")
+
+
+def place_of(path: str, options: dict[str, str]) -> Place:
+    """Returns the place that a setting names: an address where it has "://".
+
+    Raises: ConfigError when nothing here knows such addresses."""
+    if "://" in path and not path.startswith("file://"):
+        return Remote(path, options)
+    return Disk(Path(path.removeprefix("file://")).expanduser())
+
+
+def free_bytes(place: Place) -> int | None:
+    """Bytes that a disk still has; None where nobody can tell."""
+    if not isinstance(place, Disk):
+        return None
+    path = Path(place.name)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+class _Whole:
+    """Writes all of what it is given: the kernel may take less at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, data: memoryview | bytes, /) -> int:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        return len(data)
+
+
+def _fill(file: Any, into: memoryview, name: str) -> None:
+    done = 0
+    while done < len(into):
+        count = file.readinto(into[done:])
+        if not count:
+            raise EOFError(f"{name} ends {len(into) - done} bytes too early")
+        done += count
+
+
+def _check_size(name: str, size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise ValueError(f"{name} has {size} bytes; at most {bytes_max} are read")
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _s3_options(address: str, options: dict[str, str]) -> dict[str, Any]:
+    if not address.startswith("s3://"):
+        return dict(options)
+    given: dict[str, Any] = dict(options)
+    endpoint = given.pop("endpoint_url", "")
+    return given | ({"client_kwargs": {"endpoint_url": endpoint}} if endpoint else {})
+
+
+@contextlib.contextmanager
+def _as_os_errors(name: str) -> Generator[None]:
+    """Whatever a client's library raises is an OSError that names the place."""
+    try:
+        yield
+    except (OSError, EOFError):
+        raise
+    except Exception as error:
+        raise OSError(f"{name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,234 @@
+"""Writes a machine's part of a step to storage, and makes a step of all the parts.
+
+Every byte is written by one machine: what a rank owns by the rank's machine (of a box
+that several ranks hold, by the first of them), what all ranks hold alike by all
+machines in equal portions. The bytes go from the slots where they lie into the file,
+tile by tile, hashed on the way; nothing else of the size of the state is held.
+
+A step appears when its table of contents does, which is written last, after every
+machine has said that its part is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import xxhash
+
+from twinstep.capture.manifest import ITEM_BYTES, Entry, Manifest, values_of
+from twinstep.capture.snapshot import cut
+from twinstep.store import contents as stored
+from twinstep.store.archive import archive, archive_plain
+from twinstep.store.contents import SHARED, Box, Contents, File, Plain, Values
+from twinstep.store.dcp import metadata, plain_items
+from twinstep.store.places import Output, Place
+
+TILE_BYTES = 1 << 20
+"""Hashed and then written at a time, while it is in the cache."""
+PART_BYTES_MAX = 1 << 31
+
+Pace = Callable[[int], None]
+"""Called before so many bytes are written; may wait, and raises to give up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one machine has of a step, in memory."""
+
+    step: int
+    captured_in: int
+    machines: int
+    ranks_per_machine: int
+    machine_rank: int
+    own: dict[int, tuple[Manifest, memoryview]]
+    """Per rank of the machine its manifest, and the own slot that begins with it."""
+    shared: Sequence[memoryview]
+    """The ranges of the shared region, in order; empty where nothing is shared."""
+
+
+def write_part(
+    place: Place,
+    holding: Holding,
+    *,
+    name: str,
+    now_s: float,
+    pace: Pace = lambda _bytes: None,
+) -> Contents:
+    """The machine's data file and the list of what is in it are durable afterwards;
+    returns that list. `name` starts the names of both (contents.part_name).
+
+    Raises: OSError when the place cannot take it, and what `pace` raises; the step's
+    folder has no new file then."""
+    folder = stored.folder_name(holding.step)
+    data = name + stored.DATA
+    with place.create(f"{folder}/{data}") as output:
+        writer = _Writer(output=output, file=data, pace=pace)
+        for rank, (manifest, own) in sorted(holding.own.items()):
+            writer.values(rank, manifest)
+            for entry in manifest.entries:
+                if entry.region == "own" and entry.replica == 0:
+                    for box, span in boxes_of(entry):
+                        writer.box(box, rank, [own[span.start : span.stop]])
+        manifest = next(iter(holding.own.values()))[0]
+        for box, span in portion(
+            manifest.entries, parts=holding.machines, index=holding.machine_rank
+        ):
+            writer.box(box, SHARED, list(_pieces(span, manifest, holding.shared)))
+        if holding.machine_rank == 0:
+            writer.plain(holding.own[0][0])
+    part = Contents(
+        step=holding.step,
+        captured_in=holding.captured_in,
+        machines=holding.machines,
+        ranks_per_machine=holding.ranks_per_machine,
+        written_s=now_s,
+        files=[File(name=data, size=writer.at)],
+        boxes=writer.boxes,
+        values=writer.values_at,
+        plain=writer.plain_at,
+    )
+    with place.create(f"{folder}/{name}{stored.PART}") as output:
+        output.write(stored.encode(part))
+    return part
+
+
+def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
+    """All parts are one step afterwards, for twinstep and for torch.
+
+    Args:
+      names: how the names of each machine's files start, by machine rank.
+
+    Raises: OSError, ProtocolError; nothing appears then."""
+    folder = stored.folder_name(step)
+    lists = [f"{name}{stored.PART}" for name in names]
+    whole = stored.merge(
+        stored.decode(place.read_whole(f"{folder}/{name}", bytes_max=PART_BYTES_MAX))
+        for name in lists
+    )
+    for name, encoded in (
+        (stored.CONTENTS, stored.encode(whole)),
+        (stored.METADATA, metadata(whole)),
+    ):
+        with place.create(f"{folder}/{name}") as output:
+            output.write(encoded)
+    place.remove(folder, lists)
+    return whole
+
+
+def boxes_of(entry: Entry) -> Iterator[tuple[Entry, range]]:
+    """Yields the parts of an entry, cut along its first dimension, each with its bytes
+    in the entry's region."""
+    rows = entry.box_shape[0] if entry.box_shape else 1
+    row_bytes = entry.size // rows if rows else 0
+    step = max(1, stored.BOX_BYTES // row_bytes) if row_bytes else max(1, rows)
+    for first in range(0, rows, step) if rows else (0,):
+        count = min(step, rows - first)
+        at = entry.offset + first * row_bytes
+        span = range(at, at + count * row_bytes)
+        if count == rows:
+            yield entry, range(entry.offset, entry.offset + entry.size)
+            continue
+        yield (
+            msgspec.structs.replace(
+                entry,
+                box_offsets=(entry.box_offsets[0] + first, *entry.box_offsets[1:]),
+                box_shape=(count, *entry.box_shape[1:]),
+                offset=at,
+                size=len(span),
+            ),
+            span,
+        )
+
+
+def portion(
+    entries: Iterable[Entry], *, parts: int, index: int
+) -> Iterator[tuple[Entry, range]]:
+    """Yields those boxes of the shared entries that machine `index` of `parts` writes:
+    every box is in one portion, and portions differ by a box at most."""
+    shared = [box for e in entries if e.region == "shared" for box in boxes_of(e)]
+    total = sum(len(span) for _, span in shared)
+    before = 0
+    for box, span in shared:
+        middle = before + len(span) / 2
+        if min(parts - 1, int(middle * parts / total) if total else 0) == index:
+            yield box, span
+        before += len(span)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Writer:
+    """Writes items one after the other, and notes where they are."""
+
+    output: Output
+    file: str
+    pace: Pace
+    at: int = 0
+    boxes: list[Box] = field(default_factory=list[Box])
+    values_at: list[Values] = field(default_factory=list[Values])
+    plain_at: list[Plain] = field(default_factory=list[Plain])
+
+    def box(self, entry: Entry, owner: int, pieces: list[memoryview]) -> None:
+        assert sum(map(len, pieces)) == entry.size, (entry, pieces)
+        assert entry.dtype in ITEM_BYTES
+        prefix, suffix = archive(entry.dtype, entry.box_shape)
+        first = self.at
+        self._write(prefix)
+        data_at, digest = self.at, xxhash.xxh3_128()
+        for piece in pieces:
+            for start in range(0, len(piece), TILE_BYTES):
+                tile = piece[start : start + TILE_BYTES]
+                digest.update(tile)
+                self._write(tile)
+        self._write(suffix)
+        self.boxes.append(
+            Box(
+                name=entry.name,
+                dtype=entry.dtype,
+                global_shape=entry.global_shape,
+                offsets=entry.box_offsets,
+                shape=entry.box_shape,
+                owner=owner,
+                file=self.file,
+                at=first,
+                size=self.at - first,
+                data_at=data_at,
+                data_bytes=entry.size,
+                digest=digest.digest(),
+            )
+        )
+
+    def values(self, rank: int, manifest: Manifest) -> None:
+        data = manifest.values
+        digest = xxhash.xxh3_128_digest(data)
+        self.values_at.append(
+            Values(rank=rank, file=self.file, at=self.at, size=len(data), digest=digest)
+        )
+        self._write(data)
+
+    def plain(self, manifest: Manifest) -> None:
+        """What others read of rank 0's values without twinstep."""
+        values = values_of(manifest)
+        for path, value in plain_items(values, manifest.entries):
+            data = archive_plain(value)
+            self.plain_at.append(
+                Plain(path=path, file=self.file, at=self.at, size=len(data))
+            )
+            self._write(data)
+
+    def _write(self, data: memoryview | bytes) -> None:
+        self.pace(len(data))
+        self.output.write(data)
+        self.at += len(data)
+
+
+def _pieces(
+    span: range, manifest: Manifest, views: Sequence[memoryview]
+) -> Iterator[memoryview]:
+    """Yields the bytes of a span of the shared region, which ranges may cut."""
+    for index, view in enumerate(views):
+        held = cut(manifest.shared_bytes, parts=len(views), index=index)
+        both = range(max(span.start, held.start), min(span.stop, held.stop))
+        if both:
+            yield view[both.start - held.start : both.stop - held.start]
