@@ -95,6 +95,7 @@ PURE = (
     "store/slots.py",
     "recovery/choice.py",
     "recovery/outlook.py",
+    "recovery/reshard.py",
     "planner/",
     "trust/handshake.py",
     "trust/strangers.py",

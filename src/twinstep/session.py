@@ -31,6 +31,7 @@ from types import TracebackType
 
 from twinstep import last_word
 from twinstep.adapters.choice import adapter_for
+from twinstep.adapters.state import StateAdapter
 from twinstep.agent import messages as say
 from twinstep.agent.own_stack import show_when_asked
 from twinstep.agent.tether import Tether
@@ -40,7 +41,6 @@ from twinstep.capture.snapshot import (
     Held,
     Layout,
     LayoutChanged,
-    StateAdapter,
     cut,
 )
 from twinstep.capture.turn import Standing, Turn, turn

@@ -29,12 +29,13 @@ import msgspec
 import numpy
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from twinstep.adapters import torch_values
+from twinstep.adapters.torch_box import box_of
 from twinstep.capture.plain import encode_plain
 from twinstep.errors import StateError
 
@@ -52,6 +53,7 @@ class Place:
     box_shape: tuple[int, ...]
     shared: bool
     staged: bool
+    replica: int = 0
 
     @property
     def size(self) -> int:
@@ -158,29 +160,33 @@ class Inventory:
                 name = seen[id(parameter)] = f"{path}.{key}"
                 if shared:
                     shared_ids.add(id(parameter))
-                cells.append(_cell(name, module._parameters, key, shared=shared))
+                cells.append(cell_of(name, module._parameters, key, shared=shared))
             for key, buffer in module._buffers.items():
                 if buffer is None or key in module._non_persistent_buffers_set:
                     continue
                 if id(buffer) not in seen:
                     name = seen[id(buffer)] = f"{path}.{key}"
-                    cells.append(_cell(name, module._buffers, key, staged=True))
+                    cells.append(cell_of(name, module._buffers, key, staged=True))
         for name, tensor in self.tensors.items():
             if id(tensor) not in seen:
                 seen[id(tensor)] = name
-                cells.append(_cell(name, self.tensors, name, staged=True))
+                cells.append(cell_of(name, self.tensors, name, staged=True))
         for name, optimizer in self.optimizers.items():
             for index, parameter in enumerate(parameters_of(optimizer)):
                 if id(parameter) not in seen:
                     seen[id(parameter)] = f"{name}[{index}]"
                     bin = {"parameter": parameter}
-                    cells.append(_cell(f"{name}[{index}].parameter", bin, "parameter"))
+                    cells.append(
+                        cell_of(f"{name}[{index}].parameter", bin, "parameter")
+                    )
                 path = f"{name}[{index}:{seen[id(parameter)]}]"
                 state = cast("Bin", optimizer.state.get(parameter, {}))
                 shared = id(parameter) in shared_ids
                 for key, value in state.items():
                     if isinstance(value, torch.Tensor):
-                        cells.append(_cell(f"{path}.{key}", state, key, shared=shared))
+                        cells.append(
+                            cell_of(f"{path}.{key}", state, key, shared=shared)
+                        )
         return cells
 
     def values(self) -> bytes:
@@ -290,14 +296,15 @@ def _reshard(modules: Any) -> None:
                 inner.reshard()
 
 
-def _cell(
+def cell_of(
     name: str, bin: Any, key: Any, *, shared: bool = False, staged: bool = False
 ) -> Cell:
+    """Returns the cell of the tensor `bin[key]`. Raises: StateError by name."""
     tensor: torch.Tensor = bin[key]
     refusal = _tensor_refusal(tensor)
     if refusal:
         raise StateError(f"{name} is {refusal}")
-    local, offsets = _box(name, tensor)
+    local, offsets, replica = box_of(name, tensor)
     place = Place(
         name=name,
         dtype=torch_values.NAMES[local.dtype],
@@ -306,34 +313,9 @@ def _cell(
         box_shape=tuple(local.shape),
         shared=shared and not isinstance(tensor, DTensor),
         staged=staged,
+        replica=replica,
     )
     return Cell(place=place, container=bin, key=key, tensor=tensor, local=local)
-
-
-def _box(name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Returns this rank's part of a tensor, and where in the whole it begins."""
-    if not isinstance(tensor, DTensor):
-        return tensor, (0,) * tensor.dim()
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    local = tensor._local_tensor
-    if any(isinstance(placement, Partial) for placement in tensor.placements):
-        raise StateError(
-            f"{name} is a DTensor with a Partial placement, a sum not yet made; "
-            "redistribute it to Shard or Replicate first"
-        )
-    shape, offsets = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
-    if tuple(shape) != tuple(local.shape):
-        raise StateError(
-            f"{name} is a DTensor whose local shape {tuple(local.shape)} is not the "
-            f"{tuple(shape)} of its placements {tensor.placements}; twinstep knows "
-            "even and uneven Shard and Replicate"
-        )
-    # An empty box may begin past the end, which a manifest does not allow.
-    ends = zip(offsets, tensor.shape, strict=True)
-    return local, tuple(min(first, end) for first, end in ends)
 
 
 def _tensor_refusal(tensor: torch.Tensor) -> str:
