@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from twinstep.store.pickles import BATCH, Call, Global, Object, Persistent, dump
+from twinstep.store.pickles import (
+    BATCH,
+    Call,
+    Filled,
+    Form,
+    Global,
+    Object,
+    Pairs,
+    Persistent,
+    dump,
+)
 
 keys = st.none() | st.booleans() | st.integers() | st.text() | st.binary()
 leaves = keys | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
@@ -62,6 +72,20 @@ def test_nodes_name_classes_that_the_reader_has() -> None:
     things = pickle.loads(dump([Object(kind, {"size": size}), Object(kind, None)]))
     assert [type(thing) for thing in things] == [Thing, Thing]
     assert [vars(thing) for thing in things] == [{"size": slice(1, 2)}, {}]
+
+
+def test_objects_of_a_form_are_as_others() -> None:
+    form = Form(Global(__name__, "Thing"), ("first", "second"))
+    rows = [(1, "a"), (70000, None), ([2], "a")]
+    things = pickle.loads(dump([Filled(form, row) for row in rows]))
+    assert [tuple(vars(thing).items()) for thing in things] == [
+        (("first", first), ("second", second)) for first, second in rows
+    ]
+
+
+def test_pairs_are_a_dict_whose_keys_may_be_nodes() -> None:
+    key = Call(Global("builtins", "tuple"), ([1],))
+    assert pickle.loads(dump(Pairs([(key, 2), ("a", 3)]))) == {(1,): 2, "a": 3}
 
 
 def test_strings_and_calls_that_repeat_are_written_once() -> None:
