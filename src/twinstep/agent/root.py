@@ -141,8 +141,8 @@ class Root:
             again = [self.begin, *self.layouts.missed(self.begin)]
             return [do.TellAgent(machine=join.machine, message=m) for m in again]
         what = "was cut off in" if join.ended else "knows only"
-        reason = f"{join.machine} {what} round {join.round}"
-        return self.new_round("machine", join.machine, reason)
+        why = f"{join.machine} {what} round {join.round}"
+        return self.new_round("machine", join.machine, why)
 
     def machine_lost(self, machine: str, reason: str) -> Actions:
         """Its lease lapsed, or it did not do what it was told in time."""
@@ -155,16 +155,14 @@ class Root:
             if join is None:
                 return [*self.requests.ended(machine, reason)]
             if self.phase is Phase.GATHERING and not join.standby:
-                why = f"{machine} was lost before the job began"
-                ask = self.requests.first(machine, why)
-                return [ask] if ask is not None else []
+    X
             self.roster.spare_lost(machine)
             return self._place() if self._gathers_copies() else []
         if self.phase is Phase.STOPPING:
             self.suspicion.strikes.excuse(since_s=self.phase_since_s)
         self.roster.vacate(machine)
-        done: Actions = [do.Log(text=f"{machine} lost: {reason}")]
-        done += [do.GiveBack(machine=machine, reason=reason), *self.ask()]
+        back = do.GiveBack(machine=machine, reason=reason)
+        done: Actions = [do.Log(text=f"{machine} lost: {reason}"), back, *self.ask()]
         return done + self.new_round("machine", machine, reason)
 
     # Rounds.
@@ -188,8 +186,8 @@ class Root:
         self.enter(Phase.STOPPING)
         saved, given_up = self._save(), self.draining.begins()
         stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
-        text = f"round {self.round}: {reason}"
-        return [do.Log(text=text), *given_up, saved, *stops]
+        begun = do.Log(text=f"round {self.round}: {reason}")
+        return [begun, *given_up, saved, *stops]
 
     def _stop(self, machine: str, reason: str) -> do.TellAgent:
         stop = say.Stop(round=self.round, term=self.term, reason=reason)

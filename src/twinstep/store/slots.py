@@ -144,7 +144,8 @@ class SlotTable:
 
     def forget_after(self, step: int) -> None:
         """Copies of steps later than `step` are dropped: training went back to it,
-        and will reach those numbers again."""
+        and will reach those numbers again. Nothing is pinned any more."""
+        self.unpin()
         for slots in self.slots.values():
             for index, slot in enumerate(slots):
                 if slot.step > step and slot.state is not State.FILLING:
