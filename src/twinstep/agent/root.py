@@ -155,7 +155,9 @@ class Root:
             if join is None:
                 return [*self.requests.ended(machine, reason)]
             if self.phase is Phase.GATHERING and not join.standby:
-    X
+                why = f"{machine} was lost before the job began"
+                ask = self.requests.first(machine, why)
+                return [ask] if ask is not None else []
             self.roster.spare_lost(machine)
             return self._place() if self._gathers_copies() else []
         if self.phase is Phase.STOPPING:
@@ -296,7 +298,7 @@ class Root:
                 all_up = len(self.seen.up) == self.grid.machines
                 return self.moment("ranks_up_s") if all_up else []
             case say.Loaded():
-                return self._machine_loaded(message)
+                return verdicts.loaded(self, message)
             case say.CopyBad():
                 return verdicts.copy_bad(self, message)
             case say.Profiled():
@@ -322,12 +324,6 @@ class Root:
         assert self.begin is not None
         reserve = self.layouts.reserve(self.begin)
         return [self._save(), *self.tell_members(reserve)]
-
-    def _machine_loaded(self, loaded: say.Loaded) -> Actions:
-        self.seen.loaded.add(loaded.machine)
-        self.chronicle.read_from(loaded.sources.values())
-        all_loaded = len(self.seen.loaded) == self.grid.machines
-        return self.moment("loaded_s") if all_loaded else []
 
     def _rank_ended(self, ended: say.RankEnded) -> Actions:
         if not self.is_active():
