@@ -71,13 +71,21 @@ def stored(
     *,
     size: int = 0,
     seconds: float = 0.0,
+    cpu_s: float = 0.0,
     failed: str = "",
 ) -> Actions:
     """The machine's part is in storage, or could not be written: `failed` says why."""
     if action.round != worker.round or worker.stopped:
         return []
     worker.copies.table.unpin()
-    return _told(worker, action.step, size=size, seconds=seconds, failed=failed)
+    told = _told(worker, action.step, size=size, seconds=seconds, failed=failed)
+    if failed:
+        return told
+    text = (
+        f"wrote its part of step {action.step} to storage: {size / 1e6:.1f} MB in "
+        f"{seconds:.2f} s, {cpu_s:.2f} s of a processor"
+    )
+    return [do.Log(text=text), *told]
 
 
 def _told(
