@@ -15,7 +15,7 @@ be that, and the plan says so.
 
 A plan goes through the boxes by their first offset and keeps what is not yet found.
 What ends before the next box begins is missing, so that the rest stays short: 100,000
-boxes of one tensor take about a second.
+boxes of one tensor took 3 s to plan, of 12,500 tensors 1 s (one busy core).
 """
 
 from __future__ import annotations
