@@ -26,8 +26,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
 
 from twinstep import last_word
 from twinstep.adapters.choice import adapter_for
@@ -43,7 +41,7 @@ from twinstep.capture.snapshot import (
     StateAdapter,
     cut,
 )
-from twinstep.capture.turn import Standing, Turn, turn
+from twinstep.capture.turn import Came, Outcome, Standing, Statistics, Turn, turn
 from twinstep.environment import RankPlace, launch, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
@@ -53,19 +51,6 @@ from twinstep.telling import tell
 
 CONNECT_S_MAX = 30.0
 _present: list[Session] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What protection cost this rank so far. Times in seconds."""
-
-    steps: int
-    captured: int
-    skipped: int
-    blocked_s: float
-    """Time the training thread spent in after_step and in the fence."""
-    copied_s: float
-    """Time the twin thread spent copying."""
 
 
 class Session:
@@ -180,6 +165,22 @@ class Session:
             standing.closed = True
         self._blocked_s += time.perf_counter() - began_s
 
+    @property
+    def protects(self) -> bool:
+        """Whether an agent is there to keep steps."""
+        return self._tether is not None
+
+    def wait_captured(self, *, seconds_max: float) -> Outcome:
+        """Returns what came of the last step, once its copy is made or will not be.
+        The state may change afterwards, as after fence()."""
+        began_s = time.perf_counter()
+        outcome = self._standing.wait_settled(
+            self._changed, lambda: not self.protects, seconds_max=seconds_max
+        )
+        self._blocked_s += time.perf_counter() - began_s
+        self.fence()
+        return outcome
+
     def statistics(self) -> Statistics:
         counts = (self._steps, self._captured, self._skipped)
         return Statistics(*counts, self._blocked_s, self._copied_s)
@@ -213,12 +214,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         self._close(well=error is None)
 
     # In the training thread.
@@ -319,9 +315,11 @@ class Session:
     def _capture(self, answer: say.Capture) -> None:
         """Copies the state into its slots, if it still stands at the step."""
         if not answer.capture:
-            return
+            return self._settle(answer.step, Came.PASSED, "the agents passed it over")
         assert self._place is not None
         rank, round = self._place.rank, self._place.round
+        if self._turn(answer) is Turn.LATER:
+            self._settle(answer.step, Came.PASSED)
         with self._changed:
             self._changed.wait_for(lambda: self._turn(answer) is not Turn.LATER)
             standing = self._standing
@@ -346,9 +344,15 @@ class Session:
             self._send(
                 say.Captured(rank=rank, round=round, step=answer.step, digests=told)
             )
-            return
+            return self._settle(answer.step, Came.CAPTURED)
         self._skipped += 1
+        self._settle(answer.step, Came.FAILED, reason or "its turn came too late")
         self._send(say.Skipped(rank=rank, round=round, step=answer.step, reason=reason))
+
+    def _settle(self, step: int, came: Came, reason: str = "") -> None:
+        with self._changed:
+            self._standing.settle(step, Outcome(came, reason))
+            self._changed.notify_all()
 
     def _turn(self, answer: say.Capture) -> Turn:
         """What is due; too late when the session ends, or the agent is gone."""

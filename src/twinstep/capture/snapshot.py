@@ -24,7 +24,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
@@ -104,6 +104,7 @@ class Told(Protocol):
         ...
 
 
+@runtime_checkable
 class StateAdapter(Protocol):
     """Turns a framework's live objects into bytes and back.
 
