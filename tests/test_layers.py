@@ -44,6 +44,7 @@ LAYERS = (
     "pulsing",
     "loading",
     "session",
+    "dcp",
     "jobs",
     "status_view",
     "explain",
@@ -68,7 +69,7 @@ USERS = ("demo", "decoder")
 """Workloads: they use the library as any user does, through `import twinstep`."""
 
 HOMES = {
-    "torch": ("adapters/", "decoder/", "demo/"),
+    "torch": ("adapters/", "dcp/", "decoder/", "demo/"),
     "torchdata": ("adapters/", "decoder/", "demo/"),
     "jax": ("adapters/", "decoder/", "demo/"),
     "jaxlib": ("adapters/", "decoder/", "demo/"),
