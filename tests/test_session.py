@@ -206,7 +206,7 @@ def test_a_wait_ends_with_the_agent(trained: Trained) -> None:
     trained.first_step()
     assert trained.session.protects
     trained.agent.close()
-    outcome = trained.session.wait_captured(seconds_max=WAIT_S)
+    outcome = trained.session.wait_captured(seconds_max=3600.0)
     assert (outcome.came, outcome.reason) == (Came.FAILED, "its agent is gone")
     assert not trained.session.protects
 

@@ -109,7 +109,7 @@ def test_a_save_is_in_memory_when_it_returns_and_the_next_process_has_it(
     live = state(5.0)
     for step in (100, 110):
         live["model"]["w"].fill_(step)
-        writer = TwinstepWriter(folder, step=step, storage_every=3)
+        writer = TwinstepWriter(folder, step=step, storage_every=4)
         dcp.save(live, storage_writer=writer)
         live["model"]["w"].zero_()  # as an update does
     assert first.captured == [1, 2] and not folder.exists()
@@ -119,9 +119,11 @@ def test_a_save_is_in_memory_when_it_returns_and_the_next_process_has_it(
     fill, reader = load(folder)
     assert (fill, reader.source, reader.step) == (110.0, "memory", 110)
     assert reader.loaded_id == str(folder)
-    save(folder, 7.0, step=120, storage_every=3)  # the third of this run
+    save(folder, 7.0, step=120, storage_every=4)
+    assert not TwinstepReader(folder).found, "what was restored is history now"
+    save(folder, 8.0, step=130, storage_every=4)  # the fourth of this run
     on_disk = stored(folder)
-    assert on_disk is not None and on_disk.step == 120
+    assert on_disk is not None and on_disk.step == 130
 
 
 def test_the_newer_of_the_two_is_loaded(tmp_path: Path, serve: Serve) -> None:
