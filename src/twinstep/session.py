@@ -315,7 +315,7 @@ class Session:
     def _capture(self, answer: say.Capture) -> None:
         """Copies the state into its slots, if it still stands at the step."""
         if not answer.capture:
-            return self._settle(answer.step, Came.PASSED, "the agents passed it over")
+            return self._settle(answer.step, *Came.refused(again=answer.again))
         assert self._place is not None
         rank, round = self._place.rank, self._place.round
         if self._turn(answer) is Turn.LATER:

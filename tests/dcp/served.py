@@ -46,14 +46,20 @@ class Served:
         self._thread.start()
 
     def newest(self) -> tuple[bytes, int]:
-        """The copy that a process after this one is given, and its step."""
+        """The copy that a process after this one is given, and its step. This one has
+        ended, and all it said was heard."""
+        self.end()
         return bytes(self.agent.slots[self.slot].view), self.captured[-1]
 
-    def close(self) -> None:
+    def end(self) -> None:
         present = subject.present()
-        if present is not None:
+        if present is not None and self._thread.is_alive():
             present.close()
         self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        self.end()
         self.agent.close()
 
     def _serve(self) -> None:

@@ -112,8 +112,9 @@ def test_a_save_is_in_memory_when_it_returns_and_the_next_process_has_it(
         writer = TwinstepWriter(folder, step=step, storage_every=4)
         dcp.save(live, storage_writer=writer)
         live["model"]["w"].zero_()  # as an update does
-    assert first.captured == [1, 2] and not folder.exists()
+    assert not folder.exists()
     copy, number = first.newest()
+    assert first.captured == [1, 2]
     serve(copy=copy, step=number)
     assert TwinstepReader(folder).step == 110
     fill, reader = load(folder)
@@ -150,7 +151,7 @@ def test_a_save_that_is_not_in_memory_goes_to_files(
     save(folder, 2.0, step=2, **more)
     assert not folder.exists()
     said = capsys.readouterr().err
-    assert "step 2 is not in memory: the agents passed it over; the one before" in said
+    assert "step 2 is not in memory: the agents left it out" in said
     save(folder, 3.0, step=3, **more)
     assert stored(folder) is not None
     assert (

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from tests.trial import PRELOAD, WORKLOADS, Trial, trial, undisturbed
+from tests.trial import PRELOAD, WORKLOADS, Trial, takes_long, trial, undisturbed
 
 __all__ = ["trial"]
 
 STEPS = ("--steps", "24", "--storage-every", "4")
 
 
+@takes_long
 def test_a_killed_rank_goes_on_from_the_last_save(trial: Trial) -> None:
     """Saves are every third step: of the four at 3 .. 12 the last is in files too, the
     one of step 15 in memory only, and rank 1 is killed at 16."""

@@ -317,6 +317,9 @@ class Answer(Message, frozen=True, kw_only=True, tag=True):
     capture: bool
     at: Count
     """The step that is captured: `step` or, where answers come late, one ahead."""
+    again: bool = False
+    """Copies of an earlier step are on their way. Once they have arrived, `step` may
+    yet be captured, if all still stand at it."""
 
 
 class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):

@@ -41,6 +41,7 @@ def answer_of(root: Root, verdict: Verdict) -> say.Answer:
         keep=verdict.keep,
         capture=verdict.capture,
         at=verdict.at,
+        again=verdict.in_flight and not verdict.capture,
     )
 
 

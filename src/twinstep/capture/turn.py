@@ -17,9 +17,8 @@ from threading import Condition
 from twinstep.capture.snapshot import Held
 
 AGAIN_S_MAX = 1.0
-"""A no may be followed by a yes for the same step, once the copies of the step before
-have arrived. Whether it will be is not said with the no, so that no training is held up
-longer for it."""
+"""So long is waited for the copies of the step before to arrive: a network that is
+slower than steps are made must not hold up training."""
 
 
 class Turn(enum.Enum):
@@ -34,9 +33,20 @@ class Came(enum.Enum):
     CAPTURED = "captured"
     """This rank's part of it is in its slot."""
     PASSED = "passed over"
-    """It was not to be captured; the one before is kept."""
+    """It is not to be captured; the one before is kept."""
+    BUSY = "busy"
+    """Not before copies of the one before have arrived; that one is kept."""
     FAILED = "failed"
     """It should have been captured, or nobody said."""
+
+    @staticmethod
+    def refused(*, again: bool) -> tuple[Came, str]:
+        """Returns what came of a step that is not to be captured now, and why not.
+
+        `again`: copies of an earlier step are on their way, and it may be later."""
+        if again:
+            return Came.BUSY, "copies of the one before are still on their way"
+        return Came.PASSED, "the agents left it out (settings of [schedule] say when)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +101,17 @@ class Standing:
             return Outcome(Came.FAILED, "it could not be held")
         with changed:
             changed.wait_for(lambda: self.outcome is not None or gone(), seconds_max)
-            if self._passed():
+            if self._busy():
                 again_s_max = min(AGAIN_S_MAX, seconds_max)
-                changed.wait_for(lambda: not self._passed() or gone(), again_s_max)
+                changed.wait_for(lambda: not self._busy() or gone(), again_s_max)
             changed.wait_for(lambda: not self.copying)
         if self.outcome is not None:
             return self.outcome
         late = f"its agent did not call for it within {seconds_max:g} s"
         return Outcome(Came.FAILED, "its agent is gone" if gone() else late)
 
-    def _passed(self) -> bool:
-        return self.outcome is not None and self.outcome.came is Came.PASSED
+    def _busy(self) -> bool:
+        return self.outcome is not None and self.outcome.came is Came.BUSY
 
 
 def turn(ordered: int, *, standing: int, closed: bool) -> Turn:
