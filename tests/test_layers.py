@@ -44,8 +44,8 @@ LAYERS = (
     "arriving",
     "pulsing",
     "loading",
-    "costs",
     "session",
+    "dcp",
     "jobs",
     "status_view",
     "explain",
@@ -70,7 +70,7 @@ USERS = ("demo", "decoder")
 """Workloads: they use the library as any user does, through `import twinstep`."""
 
 HOMES = {
-    "torch": ("adapters/", "decoder/", "demo/"),
+    "torch": ("adapters/", "dcp/", "decoder/", "demo/"),
     "torchdata": ("adapters/", "decoder/", "demo/"),
     "jax": ("adapters/", "decoder/", "demo/"),
     "jaxlib": ("adapters/", "decoder/", "demo/"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twinstep.capture.snapshot import Digests, Held, Layout, Told
 from twinstep.store.stored import StoredStep
 
 
+@runtime_checkable
 class StateAdapter(Protocol):
     """Turns a framework's live objects into bytes and back.
 

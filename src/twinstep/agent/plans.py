@@ -58,6 +58,7 @@ def answer_of(root: Root, verdict: Verdict) -> say.Answer:
         capture=verdict.capture,
         at=verdict.at,
         store=root.draining.order(verdict.keep, root.now_s),
+        again=verdict.in_flight and not verdict.capture,
     )
 
 

@@ -202,6 +202,8 @@ class Capture(Message, frozen=True, kw_only=True, tag=True):
     keep: Count
     own_slot: Shard = 0
     shared_slot: Shard = 0
+    again: bool = False
+    """Not now; another word on the same step may follow."""
 
 
 class Fail(Message, frozen=True, kw_only=True, tag=True):
