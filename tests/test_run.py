@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import time
-from functools import cache
 
 from tests.trial import (
     PRELOAD,
@@ -27,9 +26,16 @@ LINEAR = WORKLOADS / "linear.py"
 ARGUMENTS = ("--steps", "90")
 
 
-@cache
 def reference(ranks: int) -> dict[int, str]:
     return undisturbed(ranks=ranks, arguments=ARGUMENTS)
+
+
+def light(trial: Trial, *options: str, job: bool = True) -> None:
+    """Starts ranks which need no framework, and train until they are ended."""
+    files = [f"--{name}-file={trial.folder / name}" for name in ("stop", "steps")]
+    script = WORKLOADS / "light.py"
+    config = "preload = []\n"
+    trial.start(*options, script=script, arguments=files, config=config, job=job)
 
 
 def start(trial: Trial, *options: str, config: str = PRELOAD) -> None:
@@ -144,7 +150,7 @@ def test_two_ranks_a_machine_share_what_is_the_same(trial: Trial) -> None:
 
 
 def test_nothing_outlives_a_killed_launcher(trial: Trial) -> None:
-    start(trial, "--standby", "1")
+    light(trial, "--machines", "2", "--standby", "1")
     trial.status(step=5, ranks=2)
     assert trial.process is not None
     assert len(trial.processes()) >= 9  # launcher, 3 agents, 3 warm ones, 2 ranks
@@ -153,9 +159,7 @@ def test_nothing_outlives_a_killed_launcher(trial: Trial) -> None:
 
 
 def test_ctrl_c_ends_everything(trial: Trial) -> None:
-    trial.start(
-        "--machines", "2", script=LINEAR, arguments=("--steps", "10000"), job=False
-    )
+    light(trial, "--machines", "2", job=False)
     assert trial.process is not None
     trial.until(lambda: "starts from 0" in trial.out, "the first step")
     trial.process.send_signal(signal.SIGINT)
@@ -166,7 +170,8 @@ def test_ctrl_c_ends_everything(trial: Trial) -> None:
 
 def test_a_script_for_torchrun_runs_unchanged(trial: Trial) -> None:
     arguments = ["--lr", "3", "-x", "--machines", "7", "--", "last"]
-    trial.start("--machines", "2", script=WORKLOADS / "plain.py", arguments=arguments)
+    script, config = WORKLOADS / "plain.py", 'preload = ["torch"]\n'
+    trial.start("--machines", "2", script=script, arguments=arguments, config=config)
     assert trial.wait() == 0, str(trial)
     for rank in range(2):
         assert f"[rank {rank}] total 1.0 at 0 2 1 {rank} with {arguments}" in trial.out
