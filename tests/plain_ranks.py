@@ -8,17 +8,14 @@ of a short run.
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch._dynamo  # what DDP and optimizers import when they are first used
-
 from tests.leaving import leave
-
-__all__ = ["torch"]
 
 
 def run_rank(rank: int, folder: Path, script: str, arguments: Sequence[str]) -> None:
@@ -31,6 +28,7 @@ def run_rank(rank: int, folder: Path, script: str, arguments: Sequence[str]) -> 
 
 def main(ranks: int, port: int, folder: Path, script: str, *arguments: str) -> int:
     """Returns how many ranks did not end well."""
+    importlib.import_module("torch._dynamo")  # which optimizers and DDP import later
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -15,7 +15,7 @@ __all__ = ["joined", "trial"]
 
 
 def reference() -> dict[int, str]:
-    return undisturbed(ranks=2, arguments=("--steps", "90"))
+    return undisturbed(ranks=2, arguments=("--steps", "90", "--pause-s=0"))
 
 
 @pytest.fixture

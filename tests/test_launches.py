@@ -45,7 +45,7 @@ def trial() -> Iterator[LaunchTrial]:
 
 
 def reference() -> dict[int, str]:
-    return undisturbed(ranks=2, arguments=STEPS)
+    return undisturbed(ranks=2, arguments=(*STEPS, "--pause-s=0"))
 
 
 def listens(port: int) -> bool:
