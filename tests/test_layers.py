@@ -44,6 +44,7 @@ LAYERS = (
     "arriving",
     "pulsing",
     "loading",
+    "costs",
     "session",
     "jobs",
     "status_view",

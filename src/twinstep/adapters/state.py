@@ -70,6 +70,11 @@ class StateAdapter(Protocol):
             is loaded then, and another step must be, or none used."""
         ...
 
+    def start_from(self, path: str, options: dict[str, str]) -> None:
+        """The live objects have the state of a checkpoint that the framework's own
+        tools wrote to a folder or address. Raises: StateError, OSError."""
+        ...
+
     def shared_digest(self) -> bytes:
         """xxh3-128 of the shared entries and their live bytes; b"" without any."""
         ...

@@ -183,6 +183,12 @@ class TorchState:
         self.warnings += warnings
         return step
 
+    def start_from(self, path: str, options: dict[str, str]) -> None:
+        """The live objects have the state of a DCP checkpoint (torch_start.py)."""
+        from twinstep.adapters.torch_start import start_from
+
+        self.warnings += start_from(self.inventory, path, options)
+
     def shared_digest(self) -> bytes:
         """xxh3-128 of the shared entries and their live bytes; b"" without any."""
         _, binding = self._current()
