@@ -25,9 +25,7 @@ NAMED_MAX = 4
 """So many gaps of one tensor are named, and the rest counted."""
 
 
-def faults_of(
-    shape: tuple[int, ...], boxes: Iterable[tuple[int, Extent]]
-) -> list[str]:
+def faults_of(shape: tuple[int, ...], boxes: Iterable[tuple[int, Extent]]) -> list[str]:
     """Returns what is wrong with the boxes of one tensor, in words; each comes with
     its owner, a rank or SHARED, and lies inside of the tensor."""
     whole = Extent((0,) * len(shape), shape)

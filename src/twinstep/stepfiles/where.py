@@ -62,7 +62,9 @@ def step_in(storage: Where, step: int) -> Where:
 
 
 def table_of(at: Where) -> Contents:
-    """Returns a step's table of contents. Raises: OSError, ValueError, ProtocolError."""
+    """Returns a step's table of contents.
+
+    Raises: OSError, ValueError, ProtocolError."""
     name = f"{at.folder}/{stored.CONTENTS}"
     return stored.decode(at.place.read_whole(name, bytes_max=CONTENTS_BYTES_MAX))
 

@@ -32,6 +32,8 @@ class Found:
     """Why it is none, in words."""
     foreign: bool = False
     """It is a checkpoint that somebody else has written."""
+    finished: bool = False
+    """It has a table of contents, whatever has become of the other files."""
 
     @property
     def whole(self) -> bool:
@@ -115,6 +117,7 @@ def _look_at(place: Place, step: int | None, folder: str) -> Found:
         contents=contents,
         reason=reason,
         foreign=stored.METADATA in sizes and stored.CONTENTS not in sizes,
+        finished=stored.METADATA in sizes or stored.CONTENTS in sizes,
     )
 
 
