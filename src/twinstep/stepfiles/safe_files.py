@@ -132,10 +132,11 @@ def _write(
     size = max(1, sum(whole.size for whole in group))
     with open(scratch, "w+b") as under:
         under.truncate(size)
-        with mmap.mmap(under.fileno(), size) as mapped, memoryview(mapped) as view:
-            specs = _assembled(safetensors, step, group, view, tick)
-            about = {"format": "pt", "step": str(step.contents.step)}
-            safetensors.serialize_file(specs, str(file), metadata=about)
+        # Unmapped with its last user, which an error may keep for a while.
+        view = memoryview(mmap.mmap(under.fileno(), size))
+    specs = _assembled(safetensors, step, group, view, tick)
+    about = {"format": "pt", "step": str(step.contents.step)}
+    safetensors.serialize_file(specs, str(file), metadata=about)
     shutil.copymode(scratch, file)  # the library writes for this user alone
     scratch.unlink()
     _flush(file)
