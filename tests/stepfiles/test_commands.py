@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from tests.stepfiles.made import write_step
 from twinstep.cli import app
 from twinstep.errors import TwinstepError, UsageError
+from twinstep.stepfiles import view
 from twinstep.store import contents as stored
 
 RUNNER = CliRunner()
@@ -87,6 +90,22 @@ def test_a_storage_is_verified_step_by_step(storage: Path) -> None:
     (fault,) = report["faults"]
     assert (report["step"], fault["file"]) == (15, box.file)
     assert fault["tensor"].startswith(box.name)
+
+
+def test_a_step_that_is_removed_meanwhile_is_no_fault(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = storage / "step-00000012"
+
+    def bar(_name: str, _size: int):
+        (folder / stored.METADATA).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        return contextlib.nullcontext(lambda _count: None)
+
+    monkeypatch.setattr(view, "bar", bar)
+    said = run("verify", storage)
+    assert "step-00000012 was removed while it was read" in said
+    assert said.count(" is whole") == 2
 
 
 def test_many_faults_are_bounded_in_words_and_all_in_json(storage: Path) -> None:

@@ -19,6 +19,7 @@ from twinstep.agent.messages import CopyInfo, Held, Question
 from twinstep.agent.status import MachineStatus, Status
 from twinstep.config import Job, Transfer
 from twinstep.errors import Refused, UsageError
+from twinstep.stepfiles import gathering
 from twinstep.stepfiles.exporting import from_memory
 from twinstep.stepfiles.gathering import ATTEMPTS_MAX
 from twinstep.stepfiles.view import bar
@@ -50,6 +51,8 @@ class Machine:
         self.served: list[tuple[int, int]] = []
         self.refuses: set[tuple[int, int]] = set()
         self.round = 3
+        self.told = b""
+        """Instead of the digests of what it holds."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accepts)
@@ -121,7 +124,7 @@ class Machine:
                     shard=shard,
                     step=step,
                     captured_in=1,
-                    digest=xxhash.xxh3_128_digest(digests),
+                    digest=xxhash.xxh3_128_digest(self.told or digests),
                     size=len(self.slots[shard, step]),
                 )
                 for (shard, step), digests in self.digests.items()
@@ -232,6 +235,29 @@ def test_a_step_that_is_overwritten_gives_way_to_the_newest(
     ]
 
 
+def test_machines_are_fetched_one_after_the_other_and_nothing_stays_of_a_failure(
+    job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "AHEAD_BYTES", 0)
+    for machine in job.machines:
+        machine.refuses.add((1, 15))
+    there: list[list[str]] = []
+
+    def watched(name: str, size: int):
+        there.append([path.name for path in tmp_path.rglob("*.distcp")])
+        if len(there) == 2:
+            for machine in job.machines:
+                machine.refuses.clear()
+        return bar(name, size)
+
+    done = from_memory(
+        job, tmp_path / "out", step=None, form="dcp", bar=watched, say=lambda _: None
+    )
+    assert (done.step, there[:2]) == (15, [[], []])
+    machine = job.machines[0]
+    assert machine.served.count((0, 15)) == 2, "written before the other was fetched"
+
+
 def test_bytes_that_changed_in_a_slot_are_never_written(job, tmp_path: Path) -> None:
     """Captured anew under way: on both machines, so that no twin helps."""
     for machine in job.machines:
@@ -239,6 +265,13 @@ def test_bytes_that_changed_in_a_slot_are_never_written(job, tmp_path: Path) -> 
     with pytest.raises(Refused, match=f"so {ATTEMPTS_MAX} times in a row"):
         export(job, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_copy_than_was_chosen_is_not_taken(job, tmp_path: Path) -> None:
+    for machine in job.machines:
+        machine.told = b"of the copy that was there when they were asked"
+    with pytest.raises(Refused, match="copy of shard . is another one"):
+        export(job, tmp_path / "out")
 
 
 def test_another_round_is_fenced_off(job, tmp_path: Path) -> None:

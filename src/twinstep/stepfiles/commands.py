@@ -21,7 +21,7 @@ from twinstep.stepfiles.checking import Report, check_step
 from twinstep.stepfiles.foreign import check_directory
 from twinstep.stepfiles.where import Where, options_of, step_in, where
 from twinstep.storage_settings import Storage
-from twinstep.store import reading
+from twinstep.store import contents as stored, reading
 
 Checkpoints = Annotated[
     str,
@@ -82,9 +82,11 @@ def verify(
             at = step_in(at, step)
         notes, reports = list[str](), list[Report]()
         for one in [at] if at.folder else _finished(at, notes):
-            with view.bar(one.folder, _size(one)) as tick:
-                check = check_directory if one.foreign else check_step
-                reports.append(check(one, tick=tick))
+            report = _check(one)
+            if report is None:
+                notes.append(f"{one.folder} was removed while it was read")
+            else:
+                reports.append(report)
     if not reports:
         raise UsageError(f"{at.name} has no step to verify{'; '.join(['', *notes])}")
     if as_json:
@@ -92,9 +94,9 @@ def verify(
         print(msgspec.json.encode(record).decode())
     else:
         for report in reports:
-            Console().print(view.draw_report(report))
+            Console().print(view.draw_report(report), soft_wrap=True)
         for note in notes:
-            Console().print(note, markup=False)
+            Console().print(note, markup=False, soft_wrap=True)
     raise typer.Exit(1 if any(report.faults for report in reports) else 0)
 
 
@@ -155,6 +157,23 @@ def _step_and_out(words: list[str]) -> tuple[int | None, Path]:
     return None if step == "latest" else int(step), Path(words[-1])
 
 
+def _check(at: Where) -> Report | None:
+    """Returns what is wrong with a checkpoint; None if it was removed meanwhile, as a
+    job removes old steps: the metadata first."""
+    before = at.place.sizes(at.folder)
+    check = check_directory if at.foreign else check_step
+    try:
+        with view.bar(at.folder, sum(before.values())) as tick:
+            report = check(at, tick=tick)
+    except FileNotFoundError:
+        report = None
+    if stored.METADATA in before and stored.METADATA not in at.place.sizes(at.folder):
+        return None
+    if report is None:
+        raise OSError(f"{at.name} cannot be read: a file of it comes and goes")
+    return report
+
+
 def _finished(storage: Where, notes: list[str]) -> list[Where]:
     """The checkpoints of a storage; folders that are none are noted."""
     found: list[Where] = []
@@ -166,10 +185,6 @@ def _finished(storage: Where, notes: list[str]) -> list[Where]:
         else:
             notes.append(f"{one.folder} is passed over: {one.reason}")
     return found
-
-
-def _size(at: Where) -> int:
-    return sum(at.place.sizes(at.folder).values())
 
 
 def _say(text: str) -> None:
