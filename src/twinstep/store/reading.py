@@ -32,6 +32,8 @@ class Found:
     """Why it is none, in words."""
     foreign: bool = False
     """It is a checkpoint that somebody else has written."""
+    finished: bool = False
+    """It has a table of contents, whatever has become of the other files."""
 
     @property
     def whole(self) -> bool:
@@ -41,10 +43,11 @@ class Found:
 class StoredFiles:
     """A complete step in a place. Satisfies StoredStep."""
 
-    def __init__(self, place: Place, contents: Contents) -> None:
+    def __init__(self, place: Place, contents: Contents, folder: str = "") -> None:
+        """`folder` is the step's, where it does not have its usual name."""
         self.contents = contents
         self._place = place
-        self._folder = stored.folder_name(contents.step)
+        self._folder = folder or stored.folder_name(contents.step)
 
     def read(self, box: Box, into: memoryview) -> None:
         """`into` holds the box's bytes afterwards, verified."""
@@ -100,20 +103,26 @@ def open_step(place: Place, step: int) -> StoredFiles:
     return StoredFiles(place, found.contents)
 
 
-def _look_at(place: Place, step: int, folder: str) -> Found:
+def look_at(place: Place, folder: str) -> Found:
+    """Returns what is in one folder, whatever its name is. Raises: OSError."""
+    return _look_at(place, stored.step_of(folder), folder)
+
+
+def _look_at(place: Place, step: int | None, folder: str) -> Found:
     sizes = place.sizes(folder)
     contents, reason = _contents(place, step, folder, sizes)
     return Found(
-        step=step,
+        step=contents.step if contents else step or 0,
         folder=folder,
         contents=contents,
         reason=reason,
         foreign=stored.METADATA in sizes and stored.CONTENTS not in sizes,
+        finished=stored.METADATA in sizes or stored.CONTENTS in sizes,
     )
 
 
 def _contents(
-    place: Place, step: int, folder: str, sizes: dict[str, int]
+    place: Place, step: int | None, folder: str, sizes: dict[str, int]
 ) -> tuple[Contents | None, str]:
     if stored.METADATA not in sizes:
         return None, f"it has no {stored.METADATA}: it was never finished"
@@ -125,7 +134,7 @@ def _contents(
         contents = stored.decode(data)
     except (ProtocolError, ValueError, FileNotFoundError) as error:
         return None, str(error)
-    if contents.step != step:
+    if step is not None and contents.step != step:
         return None, f"its contents are of step {contents.step}"
     for file in contents.files:
         size = sizes.get(file.name)
