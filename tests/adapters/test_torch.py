@@ -158,6 +158,35 @@ def test_the_fence_runs_before_each_update_until_removed() -> None:
     assert len(seen) == 2
 
 
+def test_with_a_closure_the_fence_runs_between_gradients_and_update() -> None:
+    run = Run()
+    weight = run.model.inner.weight
+    seen: list[str] = []
+    run.state.fence(lambda: seen.append("fence"))
+
+    class Own(torch.optim.SGD):
+        """May change parameters before it calls its closure."""
+
+    own = Own([weight], lr=0.1)
+    type(run.state)({"optimizer": own}).fence(lambda: seen.append("fence"))
+    for optimizer, order in (
+        (run.optimizer, ["gradients", "fence"]),
+        (own, ["fence", "gradients"]),
+    ):
+        before = weight.detach().clone()
+
+        def gradients() -> torch.Tensor:
+            seen.append("gradients")
+            weight.grad = torch.ones_like(weight)
+            assert torch.equal(weight, before)  # noqa: B023
+            return weight.sum()
+
+        optimizer.step(gradients)
+        assert seen == order
+        assert not torch.equal(weight, before)
+        seen.clear()
+
+
 def test_replaced_tensors_are_found_again() -> None:
     for replace in (
         lambda run: run.optimizer.load_state_dict(run.optimizer.state_dict()),

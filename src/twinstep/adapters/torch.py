@@ -50,6 +50,9 @@ from twinstep.capture.snapshot import (
 from twinstep.errors import StateError
 from twinstep.store.stored import StoredStep
 
+TORCH_OWN = "torch.optim."
+"""Where the optimizers are that change nothing before they have called a closure."""
+
 
 class TorchState:
     """The live state of named torch objects. Satisfies StateAdapter."""
@@ -152,11 +155,24 @@ class TorchState:
 
     def fence(self, before_update: Callable[[], None]) -> Callable[[], None]:
         """`before_update` runs before each optimizer's step, until the returned
-        function is called."""
+        function is called. Where a step of torch's own optimizers begins with a
+        closure, which computes the gradients, it runs after that."""
 
-        def before_step(*_: Any) -> None:
+        def fence() -> None:
             before_update()
             self._devices.fence()
+
+        def before_step(optimizer: Any, args: Any, options: Any) -> Any:
+            closure = options.get("closure") or (args[1] if len(args) > 1 else None)
+            if closure is None or not type(optimizer).__module__.startswith(TORCH_OWN):
+                return fence()
+
+            def gradients() -> Any:
+                found = closure()
+                fence()
+                return found
+
+            return args[:1], {**options, "closure": gradients}
 
         hooks = [
             optimizer.register_step_pre_hook(before_step)
