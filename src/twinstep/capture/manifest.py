@@ -65,6 +65,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     offset: int
     size: int
     region: Region
+    replica: int = 0
+    """Which of the ranks that hold this box; the first of them writes it."""
 
 
 class _Encoded(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
