@@ -23,6 +23,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -31,10 +32,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Partial
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from twinstep.adapters import torch_values
+from twinstep.adapters.torch_refusal import kind_of, refusal_of, tensor_refusal
 from twinstep.capture.plain import encode_plain
 from twinstep.errors import StateError
 
@@ -115,15 +116,19 @@ class Inventory:
     optimizers: dict[str, Optimizer] = field(default_factory=dict[str, Optimizer])
     tensors: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     others: dict[str, Any] = field(default_factory=dict[str, Any])
+    labels: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Of each optimizer's parameters in order, and tied parameters' other names, as
+    the last survey found them: for readers of the values, restore() needs neither."""
+    tied: dict[str, str] = field(default_factory=dict[str, str])
 
     @staticmethod
     def of(objects: Mapping[str, object]) -> Inventory:
         """Raises: StateError naming the first object that cannot be captured."""
         inventory = Inventory()
         for name, value in flatten(objects).items():
-            refusal = _refusal(value)
+            refusal = refusal_of(value)
             if refusal:
-                raise StateError(f"{name} is a {_kind(value)}: {refusal}")
+                raise StateError(f"{name} is a {kind_of(value)}: {refusal}")
             if isinstance(value, torch.nn.Module):
                 inventory.modules[name] = value
             elif isinstance(value, Optimizer) and _is_stock(value):
@@ -148,12 +153,16 @@ class Inventory:
         """Returns a cell for each tensor of the state that exists now."""
         _reshard(self.modules.values())
         cells: list[Cell] = []
+        self.tied.clear()
         seen: dict[int, str] = {}
         shared_ids: set[int] = set()
         for path, module, shared in self.submodules():
             shared = shared and sharing
             for key, parameter in module._parameters.items():
-                if parameter is None or id(parameter) in seen:
+                if parameter is None:
+                    continue
+                if id(parameter) in seen:
+                    self.tied[f"{path}.{key}"] = seen[id(parameter)]
                     continue
                 name = seen[id(parameter)] = f"{path}.{key}"
                 if shared:
@@ -170,12 +179,14 @@ class Inventory:
                 seen[id(tensor)] = name
                 cells.append(_cell(name, self.tensors, name, staged=True))
         for name, optimizer in self.optimizers.items():
+            labels = self.labels[name] = []
             for index, parameter in enumerate(parameters_of(optimizer)):
                 if id(parameter) not in seen:
                     seen[id(parameter)] = f"{name}[{index}]"
                     bin = {"parameter": parameter}
                     cells.append(_cell(f"{name}[{index}].parameter", bin, "parameter"))
-                path = f"{name}[{index}:{seen[id(parameter)]}]"
+                labels.append(seen[id(parameter)])
+                path = f"{name}[{index}:{labels[index]}]"
                 state = cast("Bin", optimizer.state.get(parameter, {}))
                 shared = id(parameter) in shared_ids
                 for key, value in state.items():
@@ -190,7 +201,9 @@ class Inventory:
         parts: dict[str, dict[str, msgspec.Raw]] = {
             "random": {"random": _encoded("random", torch_values.generators())},
             "optimizers": {
-                name: _encoded(name, _optimizer_values(optimizer))
+                name: _encoded(
+                    name, _optimizer_values(optimizer, self.labels.get(name, []))
+                )
                 for name, optimizer in self.optimizers.items()
             },
             "extra": {
@@ -202,6 +215,7 @@ class Inventory:
                 name: _encoded(f"{name}.state", state_of(name, value))
                 for name, value in self.others.items()
             },
+            "tied": {name: _encoded(name, other) for name, other in self.tied.items()},
         }
         return msgspec.msgpack.encode(parts)
 
@@ -243,7 +257,7 @@ def _encoded(path: str, value: Any) -> msgspec.Raw:
     return msgspec.Raw(encode_plain(value, path=path, to_blob=torch_values.to_blob))
 
 
-def _optimizer_values(optimizer: Optimizer) -> dict[str, Any]:
+def _optimizer_values(optimizer: Optimizer, labels: list[str]) -> dict[str, Any]:
     positions = {id(item): i for i, item in enumerate(parameters_of(optimizer))}
     state: dict[int, Any] = {}
     # By items, for to look up a parameter costs ten times as much as to pass it.
@@ -259,7 +273,11 @@ def _optimizer_values(optimizer: Optimizer) -> dict[str, Any]:
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
-    return {"groups": groups, "state": state}
+    rest = iter(labels)
+    params = [
+        list(islice(rest, len(group["params"]))) for group in optimizer.param_groups
+    ]
+    return {"groups": groups, "state": state, "params": params}
 
 
 def _walk(
@@ -294,7 +312,7 @@ def _cell(
     name: str, bin: Any, key: Any, *, shared: bool = False, staged: bool = False
 ) -> Cell:
     tensor: torch.Tensor = bin[key]
-    refusal = _tensor_refusal(tensor)
+    refusal = tensor_refusal(tensor)
     if refusal:
         raise StateError(f"{name} is {refusal}")
     local, offsets = _box(name, tensor)
@@ -336,58 +354,9 @@ def _box(name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]
     return local, tuple(min(first, end) for first, end in ends)
 
 
-def _tensor_refusal(tensor: torch.Tensor) -> str:
-    if is_lazy(tensor):
-        return "not initialised; run one forward pass before twinstep.Session"
-    if isinstance(tensor, DTensor):
-        return _tensor_refusal(tensor._local_tensor)
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        return f"a {_kind(tensor)}; only plain tensors and DTensors can be captured"
-    if tensor.layout is not torch.strided or tensor.dtype not in torch_values.NAMES:
-        return (
-            f"a tensor of {tensor.layout} and {tensor.dtype}; dense tensors of "
-            f"{', '.join(torch_values.DTYPES)} can be captured"
-        )
-    if tensor.device.type not in ("cpu", "cuda"):
-        return f"on {tensor.device}; tensors on cpu and cuda can be captured"
-    return ""
-
-
-def _refusal(value: object) -> str:
-    """Returns why an object cannot be captured and the way out, or nothing."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-
-    if isinstance(value, FullyShardedDataParallel):
-        return "use FSDP2, torch.distributed.fsdp.fully_shard(model), instead"
-    if isinstance(value, ZeroRedundancyOptimizer):
-        return "its state moves between ranks; use FSDP2 with a plain optimizer"
-    known = torch.nn.Module | Optimizer | torch.Tensor | torch.Generator
-    if isinstance(value, known | random.Random | numpy.random.Generator):
-        return ""
-    methods = ("state_dict", "load_state_dict")
-    if all(callable(getattr(value, method, None)) for method in methods):
-        return ""
-    if isinstance(value, torch.utils.data.DataLoader):
-        return (
-            "it cannot say where in the data it stands; use "
-            "torchdata.stateful_dataloader.StatefulDataLoader, or leave it out and "
-            "find the position from the step"
-        )
-    return (
-        "it has no state_dict() and load_state_dict(); give it both, or leave it out. "
-        "Modules, optimizers, schedulers, scalers, stateful loaders, generators and "
-        "tensors can be captured, and lists and dicts of them"
-    )
-
-
 def _is_stock(optimizer: Optimizer) -> bool:
     kind = type(optimizer)
     return (
         kind.load_state_dict is Optimizer.load_state_dict
         and kind.state_dict is Optimizer.state_dict
     )
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
