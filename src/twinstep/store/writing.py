@@ -22,7 +22,8 @@ from twinstep.capture.snapshot import cut
 from twinstep.store import contents as stored
 from twinstep.store.archive import archive, archive_plain
 from twinstep.store.contents import SHARED, Box, Contents, File, Plain, Values
-from twinstep.store.dcp import metadata, plain_items
+from twinstep.store.dcp import metadata
+from twinstep.store.flattened import plain_items
 from twinstep.store.places import Output, Place
 
 TILE_BYTES = 1 << 20
@@ -210,7 +211,8 @@ class _Writer:
     def plain(self, manifest: Manifest) -> None:
         """What others read of rank 0's values without twinstep."""
         values = values_of(manifest)
-        for path, value in plain_items(values, manifest.entries):
+        names = [entry.name for entry in manifest.entries]
+        for path, value in plain_items(values, names):
             data = archive_plain(value)
             self.plain_at.append(
                 Plain(path=path, file=self.file, at=self.at, size=len(data))
