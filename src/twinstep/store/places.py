@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twinstep.errors import ConfigError
-
-UNFINISHED = ".unfinished"
+from twinstep.store.contents import UNFINISHED
 
 
 class Output(Protocol):
