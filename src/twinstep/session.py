@@ -26,11 +26,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 
 from twinstep import last_word
 from twinstep.adapters.choice import adapter_for
+from twinstep.adapters.state import StateAdapter
 from twinstep.agent import messages as say
 from twinstep.agent.own_stack import show_when_asked
 from twinstep.agent.tether import Tether
@@ -40,10 +40,10 @@ from twinstep.capture.snapshot import (
     Held,
     Layout,
     LayoutChanged,
-    StateAdapter,
     cut,
 )
 from twinstep.capture.turn import Standing, Turn, turn
+from twinstep.costs import Statistics
 from twinstep.environment import RankPlace, launch, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
@@ -53,19 +53,6 @@ from twinstep.telling import tell
 
 CONNECT_S_MAX = 30.0
 _present: list[Session] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What protection cost this rank so far. Times in seconds."""
-
-    steps: int
-    captured: int
-    skipped: int
-    blocked_s: float
-    """Time the training thread spent in after_step and in the fence."""
-    copied_s: float
-    """Time the twin thread spent copying."""
 
 
 class Session:
@@ -113,8 +100,7 @@ class Session:
         Raises: StateError when the state does not fit the live objects."""
         if self._standing.step >= 0:
             raise OrderError("restore() was called already; call it once, at the start")
-        for warning in self._adapter.warnings:
-            self._say(warning)
+        warned = self._warn(0)
         step = 0
         reached = reach(self._place, self._launch, connect_s_max=CONNECT_S_MAX)
         if reached is None:
@@ -131,6 +117,7 @@ class Session:
                 target=self._listen, name="twinstep-twin", daemon=True
             )
             self._thread.start()
+        self._warn(warned)
         self._unfence = self._adapter.fence(self.fence)
         self._standing = Standing(step=step, held=None, closed=True)
         self._pulse.step_begins(step, self._adapter)
@@ -382,6 +369,13 @@ class Session:
         )
         self._copied_s += time.perf_counter() - began_s
         return finish
+
+    def _warn(self, said: int) -> int:
+        """All warnings of the adapter but the first `said` are said; returns how many
+        there are."""
+        for warning in self._adapter.warnings[said:]:
+            self._say(warning)
+        return len(self._adapter.warnings)
 
     def _say(self, text: str) -> None:
         who = f"rank {self._place.rank}" if self._place is not None else "session"

@@ -96,12 +96,12 @@ def test_state_of_another_dtype_than_its_parameter_keeps_its_bits() -> None:
 def torn_buffers(fault: bool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the buffers that a forward pass between hold and copy has changed."""
     if fault:
-        honest = torch_state._cell
+        honest = torch_state.cell_of
 
         def late(*arguments: Any, staged: bool = False, **options: Any) -> Any:
             return honest(*arguments, **options)
 
-        monkeypatch.setattr(torch_state, "_cell", late)
+        monkeypatch.setattr(torch_state, "cell_of", late)
     run = Run()
     run.train(2)
     slots = Slots.of(run.state.layout())

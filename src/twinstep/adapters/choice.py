@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twinstep.capture.snapshot import StateAdapter
+from twinstep.adapters.state import StateAdapter
 from twinstep.errors import StateError
 
 

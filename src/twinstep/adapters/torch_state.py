@@ -30,11 +30,12 @@ import msgspec
 import numpy
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from twinstep.adapters import torch_values
+from twinstep.adapters.torch_box import box_of
 from twinstep.adapters.torch_refusal import kind_of, refusal_of, tensor_refusal
 from twinstep.capture.plain import encode_plain
 from twinstep.errors import StateError
@@ -53,6 +54,7 @@ class Place:
     box_shape: tuple[int, ...]
     shared: bool
     staged: bool
+    replica: int = 0
 
     @property
     def size(self) -> int:
@@ -116,10 +118,11 @@ class Inventory:
     optimizers: dict[str, Optimizer] = field(default_factory=dict[str, Optimizer])
     tensors: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     others: dict[str, Any] = field(default_factory=dict[str, Any])
-    labels: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """Of each optimizer's parameters in order, and tied parameters' other names, as
-    the last survey found them: for readers of the values, restore() needs neither."""
-    tied: dict[str, str] = field(default_factory=dict[str, str])
+    names: dict[str, dict[str, msgspec.Raw]] = field(
+        default_factory=dict[str, dict[str, msgspec.Raw]]
+    )
+    """As the last survey found them, encoded: each optimizer's parameters by groups,
+    and tied parameters' other names. For readers that have no live objects."""
 
     @staticmethod
     def of(objects: Mapping[str, object]) -> Inventory:
@@ -153,7 +156,8 @@ class Inventory:
         """Returns a cell for each tensor of the state that exists now."""
         _reshard(self.modules.values())
         cells: list[Cell] = []
-        self.tied.clear()
+        tied: dict[str, msgspec.Raw] = {}
+        params: dict[str, msgspec.Raw] = {}
         seen: dict[int, str] = {}
         shared_ids: set[int] = set()
         for path, module, shared in self.submodules():
@@ -162,36 +166,43 @@ class Inventory:
                 if parameter is None:
                     continue
                 if id(parameter) in seen:
-                    self.tied[f"{path}.{key}"] = seen[id(parameter)]
+                    other = seen[id(parameter)]
+                    tied[f"{path}.{key}"] = _encoded(path, other)
                     continue
                 name = seen[id(parameter)] = f"{path}.{key}"
                 if shared:
                     shared_ids.add(id(parameter))
-                cells.append(_cell(name, module._parameters, key, shared=shared))
+                cells.append(cell_of(name, module._parameters, key, shared=shared))
             for key, buffer in module._buffers.items():
                 if buffer is None or key in module._non_persistent_buffers_set:
                     continue
                 if id(buffer) not in seen:
                     name = seen[id(buffer)] = f"{path}.{key}"
-                    cells.append(_cell(name, module._buffers, key, staged=True))
+                    cells.append(cell_of(name, module._buffers, key, staged=True))
         for name, tensor in self.tensors.items():
             if id(tensor) not in seen:
                 seen[id(tensor)] = name
-                cells.append(_cell(name, self.tensors, name, staged=True))
+                cells.append(cell_of(name, self.tensors, name, staged=True))
         for name, optimizer in self.optimizers.items():
-            labels = self.labels[name] = []
+            labels: list[str] = []
             for index, parameter in enumerate(parameters_of(optimizer)):
                 if id(parameter) not in seen:
                     seen[id(parameter)] = f"{name}[{index}]"
                     bin = {"parameter": parameter}
-                    cells.append(_cell(f"{name}[{index}].parameter", bin, "parameter"))
+                    cells.append(
+                        cell_of(f"{name}[{index}].parameter", bin, "parameter")
+                    )
                 labels.append(seen[id(parameter)])
                 path = f"{name}[{index}:{labels[index]}]"
                 state = cast("Bin", optimizer.state.get(parameter, {}))
                 shared = id(parameter) in shared_ids
                 for key, value in state.items():
                     if isinstance(value, torch.Tensor):
-                        cells.append(_cell(f"{path}.{key}", state, key, shared=shared))
+                        cells.append(
+                            cell_of(f"{path}.{key}", state, key, shared=shared)
+                        )
+            params[name] = _encoded(name, _by_groups(optimizer, labels))
+        self.names = {"params": params, "tied": tied}
         return cells
 
     def values(self) -> bytes:
@@ -201,9 +212,7 @@ class Inventory:
         parts: dict[str, dict[str, msgspec.Raw]] = {
             "random": {"random": _encoded("random", torch_values.generators())},
             "optimizers": {
-                name: _encoded(
-                    name, _optimizer_values(optimizer, self.labels.get(name, []))
-                )
+                name: _encoded(name, _optimizer_values(optimizer))
                 for name, optimizer in self.optimizers.items()
             },
             "extra": {
@@ -215,7 +224,7 @@ class Inventory:
                 name: _encoded(f"{name}.state", state_of(name, value))
                 for name, value in self.others.items()
             },
-            "tied": {name: _encoded(name, other) for name, other in self.tied.items()},
+            **self.names,
         }
         return msgspec.msgpack.encode(parts)
 
@@ -257,7 +266,14 @@ def _encoded(path: str, value: Any) -> msgspec.Raw:
     return msgspec.Raw(encode_plain(value, path=path, to_blob=torch_values.to_blob))
 
 
-def _optimizer_values(optimizer: Optimizer, labels: list[str]) -> dict[str, Any]:
+def _by_groups(optimizer: Optimizer, labels: list[str]) -> list[list[str]]:
+    rest = iter(labels)
+    return [
+        list(islice(rest, len(group["params"]))) for group in optimizer.param_groups
+    ]
+
+
+def _optimizer_values(optimizer: Optimizer) -> dict[str, Any]:
     positions = {id(item): i for i, item in enumerate(parameters_of(optimizer))}
     state: dict[int, Any] = {}
     # By items, for to look up a parameter costs ten times as much as to pass it.
@@ -273,11 +289,7 @@ def _optimizer_values(optimizer: Optimizer, labels: list[str]) -> dict[str, Any]
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
-    rest = iter(labels)
-    params = [
-        list(islice(rest, len(group["params"]))) for group in optimizer.param_groups
-    ]
-    return {"groups": groups, "state": state, "params": params}
+    return {"groups": groups, "state": state}
 
 
 def _walk(
@@ -308,14 +320,15 @@ def _reshard(modules: Any) -> None:
                 inner.reshard()
 
 
-def _cell(
+def cell_of(
     name: str, bin: Any, key: Any, *, shared: bool = False, staged: bool = False
 ) -> Cell:
+    """Returns the cell of the tensor `bin[key]`. Raises: StateError by name."""
     tensor: torch.Tensor = bin[key]
     refusal = tensor_refusal(tensor)
     if refusal:
         raise StateError(f"{name} is {refusal}")
-    local, offsets = _box(name, tensor)
+    local, offsets, replica = box_of(name, tensor)
     place = Place(
         name=name,
         dtype=torch_values.NAMES[local.dtype],
@@ -324,34 +337,9 @@ def _cell(
         box_shape=tuple(local.shape),
         shared=shared and not isinstance(tensor, DTensor),
         staged=staged,
+        replica=replica,
     )
     return Cell(place=place, container=bin, key=key, tensor=tensor, local=local)
-
-
-def _box(name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Returns this rank's part of a tensor, and where in the whole it begins."""
-    if not isinstance(tensor, DTensor):
-        return tensor, (0,) * tensor.dim()
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    local = tensor._local_tensor
-    if any(isinstance(placement, Partial) for placement in tensor.placements):
-        raise StateError(
-            f"{name} is a DTensor with a Partial placement, a sum not yet made; "
-            "redistribute it to Shard or Replicate first"
-        )
-    shape, offsets = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
-    if tuple(shape) != tuple(local.shape):
-        raise StateError(
-            f"{name} is a DTensor whose local shape {tuple(local.shape)} is not the "
-            f"{tuple(shape)} of its placements {tensor.placements}; twinstep knows "
-            "even and uneven Shard and Replicate"
-        )
-    # An empty box may begin past the end, which a manifest does not allow.
-    ends = zip(offsets, tensor.shape, strict=True)
-    return local, tuple(min(first, end) for first, end in ends)
 
 
 def _is_stock(optimizer: Optimizer) -> bool:

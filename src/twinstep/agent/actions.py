@@ -48,6 +48,8 @@ class ReserveSlots:
     sizes: dict[int, int]
     spare: frozenset[int] = frozenset()
     """Of these shards three."""
+    third: bool = False
+    """Only the third of each: two are here since before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

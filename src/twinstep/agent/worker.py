@@ -201,6 +201,9 @@ class Worker:
     def unreserved(self, sizes: dict[int, int], reason: str) -> Actions:
         """There is no memory for these slots."""
         self.copies.reserving -= set(sizes)
+        if set(sizes) <= set(self.copies.table.slots):  # only the third ones
+            self.copies.table.spare -= set(sizes)
+            return [do.Log(text=f"nothing is written to storage from here: {reason}")]
         return [] if self.stopped else self.unable(self.round, reason)
 
     # What the ranks say.

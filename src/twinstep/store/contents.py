@@ -116,6 +116,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     boxes: list[Box]
     values: list[Values]
     plain: list[Plain]
+    tied: dict[str, str] = {}
+    """Further names of tied tensors, and the name that their boxes have."""
     format: int = FORMAT
 
     @property
@@ -212,6 +214,7 @@ def merge(parts: Iterable[Contents]) -> Contents:
         boxes=[box for part in every for box in part.boxes],
         values=values,
         plain=[plain for part in every for plain in part.plain],
+        tied={name: other for part in every for name, other in part.tied.items()},
     )
     if lack := lacks(whole):
         raise ProtocolError(lack)

@@ -116,6 +116,8 @@ def plain_items(
     items: list[tuple[Path, Any]] = []
     labels = _labels(names)
     for name, optimizer in values.get("optimizers", {}).items():
+        if name in values.get("params", {}):
+            optimizer = {**optimizer, "params": values["params"][name]}
         path = _parse(name).object
         known = labels.get(path, {})
         groups = _groups(name, optimizer, known)

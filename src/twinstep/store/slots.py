@@ -63,10 +63,11 @@ class SlotTable:
 
     def reserve(self, shard: int, *, size: int) -> None:
         """The slots of `shard` exist afterwards; what they held stays."""
-        if shard not in self.slots:
-            count = SLOTS_MAX if shard in self.spare else SLOTS
+        slots = self.slots.setdefault(shard, [])
+        if not slots:
             self.sizes[shard] = size
-            self.slots[shard] = [Slot() for _ in range(count)]
+        count = SLOTS_MAX if shard in self.spare else SLOTS
+        slots += [Slot() for _ in range(count - len(slots))]
 
     def pin(self, shards: Iterable[int], *, step: int) -> dict[int, int] | None:
         """The copies at `step` stay until unpin(); returns their slots. None, and

@@ -89,6 +89,7 @@ def write_part(
         boxes=writer.boxes,
         values=writer.values_at,
         plain=writer.plain_at,
+        tied=writer.tied,
     )
     with place.create(f"{folder}/{name}{stored.PART}") as output:
         output.write(stored.encode(part))
@@ -110,7 +111,7 @@ def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
     )
     for name, encoded in (
         (stored.CONTENTS, stored.encode(whole)),
-        (stored.METADATA, metadata(whole)),
+        (stored.METADATA, metadata(whole, tied=whole.tied)),
     ):
         with place.create(f"{folder}/{name}") as output:
             output.write(encoded)
@@ -169,6 +170,7 @@ class _Writer:
     boxes: list[Box] = field(default_factory=list[Box])
     values_at: list[Values] = field(default_factory=list[Values])
     plain_at: list[Plain] = field(default_factory=list[Plain])
+    tied: dict[str, str] = field(default_factory=dict[str, str])
 
     def box(self, entry: Entry, owner: int, pieces: list[memoryview]) -> None:
         assert sum(map(len, pieces)) == entry.size, (entry, pieces)
@@ -211,6 +213,7 @@ class _Writer:
     def plain(self, manifest: Manifest) -> None:
         """What others read of rank 0's values without twinstep."""
         values = values_of(manifest)
+        self.tied = dict(values.get("tied", {}))
         names = [entry.name for entry in manifest.entries]
         for path, value in plain_items(values, names):
             data = archive_plain(value)
