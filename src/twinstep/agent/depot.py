@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from twinstep.agent import actions as do, filing
 from twinstep.agent.draining import Looked, Made, StoredStep
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 NOTES_MAX = 20
 """Folders that are passed over are named in the log, so many of the newest."""
 
+HANGS = "has not answered an earlier call yet"
+
+Wanted: TypeAlias = do.LookInStorage | do.MakeWhole | do.TidyStorage
+
 
 @final
 class Depot:
@@ -39,19 +43,52 @@ class Depot:
         decide: Callable[[Root, Callable[[Root], Actions]], None],
     ) -> None:
         self._settings, self._decide = settings, decide
+        self._busy: dict[type, threading.Thread] = {}
 
-    def serve(self, action: do.LookInStorage | do.MakeWhole, root: Root) -> None:
-        """Begins to do it; the root hears what came of it."""
+    def serve(self, action: Wanted, root: Root) -> None:
+        """Begins to do it; the root hears what came of it. Of each kind one thread at
+        most hangs: while it does, the next is told so."""
+        before = self._busy.get(type(action))
+        if before is not None and before.is_alive():
+            self._tell(root, _refused(action, f"{self._settings.path} {HANGS}"))
+            return
 
         def work() -> None:
-            if isinstance(action, do.MakeWhole):
-                new = made(self._settings, action)
-                self._decide(root, lambda root: filing.made(root, new))
-                return
-            seen = looked(self._settings)
-            self._decide(root, lambda root: filing.found(root, seen))
+            self._tell(root, _done(self._settings, action))
 
-        threading.Thread(target=work, name="twinstep-depot", daemon=True).start()
+        thread = threading.Thread(target=work, name="twinstep-depot", daemon=True)
+        self._busy[type(action)] = thread
+        thread.start()
+
+    def _tell(self, root: Root, done: Looked | Made | None) -> None:
+        match done:
+            case Looked():
+                self._decide(root, lambda root: filing.found(root, done))
+            case Made():
+                self._decide(root, lambda root: filing.made(root, done))
+            case None:
+                pass
+
+
+def _done(settings: Storage, action: Wanted) -> Looked | Made | None:
+    match action:
+        case do.LookInStorage():
+            return looked(settings)
+        case do.MakeWhole():
+            return made(settings, action)
+        case do.TidyStorage(newest=newest):
+            tidied(settings, newest=newest)
+            return None
+
+
+def _refused(action: Wanted, reason: str) -> Looked | Made | None:
+    match action:
+        case do.LookInStorage():
+            return Looked(steps=None, trouble=reason)
+        case do.MakeWhole():
+            return Made(whole=None, trouble=reason)
+        case do.TidyStorage():
+            return None
 
 
 def looked(settings: Storage) -> Looked:
@@ -75,14 +112,12 @@ def looked(settings: Storage) -> Looked:
 
 def made(settings: Storage, action: do.MakeWhole) -> Made:
     """All parts are one step afterwards, and what is old is gone. Raises nothing."""
-    whole, trouble = None, ""
     try:
         place = place_of(settings.path, settings.options)
         whole = _stored(make_whole(place, step=action.step, names=action.parts))
     except Exception as error:
-        trouble = _words(error)
-    gone = tidied(settings, newest=action.step)
-    return Made(whole=whole, trouble=trouble, gone=gone)
+        return Made(whole=None, trouble=_words(error))
+    return Made(whole=whole, gone=tidied(settings, newest=action.step))
 
 
 def tidied(settings: Storage, *, newest: int) -> list[int]:
