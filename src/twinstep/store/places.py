@@ -129,7 +129,10 @@ class Disk:
 
 
 class Remote:
-    """An address that fsspec knows, such as s3://BUCKET/RUN."""
+    """An address that fsspec knows, such as s3://BUCKET/RUN.
+
+    Where it is no object store, a file that is being written can be seen: whoever reads
+    a step compares sizes, and its table is complete before .metadata is there."""
 
     def __init__(self, address: str, options: dict[str, str]) -> None:
         """Raises: ConfigError when fsspec, or what it needs, is not installed, or it
@@ -157,6 +160,10 @@ class Remote:
                 f"{scheme}://; check storage.options (given: {names})"
             ) from error
         self._fs: Any = system
+        self._buffered: type[Any] = importlib.import_module(
+            "fsspec.spec"
+        ).AbstractBufferedFile
+        """Files that appear when they are closed; others are written where they lie."""
         self._path = str(path).rstrip("/")
         self.name = address
 
@@ -170,9 +177,19 @@ class Remote:
                 file.close()
         except BaseException:
             with contextlib.suppress(Exception):
-                file.discard()
-            file.closed = True  # or a collected file would still be uploaded
+                self._discard(file, f"{self._path}/{name}")
             raise
+
+    def _discard(self, file: Any, path: str) -> None:
+        """Nothing of the file is there afterwards."""
+        if isinstance(file, self._buffered):
+            try:
+                file.discard()
+            finally:
+                file.closed = True  # or a collected file would still be uploaded
+        else:
+            file.close()
+            self._fs.rm_file(path)
 
     def read(self, name: str, at: int, into: memoryview) -> None:
         if not into:
