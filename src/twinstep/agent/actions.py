@@ -216,6 +216,14 @@ class MakeWhole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TidyStorage:
+    """A step was given up: remove what of it and of older ones is of no use, so that
+    the next finds room."""
+
+    newest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveResult:
     """The job is over: tell whoever started it."""
 
@@ -231,6 +239,7 @@ RootAction: TypeAlias = (
     | SaveRecovery
     | LookInStorage
     | MakeWhole
+    | TidyStorage
     | SaveResult
     | Log
 )

@@ -159,8 +159,12 @@ class StoredAt(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     options: dict[str, str]
+    """May be secret: said over a Unix socket only, and left out of what is shown."""
     world_size: Shard
     """Of this job: the step may have been written by another number of ranks."""
+
+    def __repr__(self) -> str:
+        return f"StoredAt(path={self.path!r}, world_size={self.world_size})"
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag=True):

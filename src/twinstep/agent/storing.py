@@ -45,6 +45,8 @@ def order(worker: Worker, answer: say.Answer) -> Actions:
         return []
     assert worker.begin is not None
     worker.vote.storing = step
+    if copies.table.pinned:  # its slots are read until that has ended
+        return _told(worker, step, failed="the step before is still being written")
     shards = copies.captured()
     slots = copies.table.pin(shards, step=step)
     if slots is None:

@@ -7,6 +7,7 @@ of an attempt that was given up, a step that somebody has cut.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import xxhash
@@ -87,12 +88,15 @@ class StoredFiles:
         return f"{self._place.name}/{self._folder}/{file}"
 
 
-def look(place: Place, *, steps_max: int) -> list[Found]:
-    """Returns the steps in a place, oldest first, whole or not; of more than
-    `steps_max` the newest. Raises: OSError when the place cannot be read."""
+def look(place: Place, *, steps_max: int) -> Iterator[Found]:
+    """Yields the steps in a place, oldest first, whole or not; of more than `steps_max`
+    the newest. The contents of each may be large: keep what is needed of them.
+
+    Raises: OSError when the place cannot be read."""
     folders = [(stored.step_of(name), name) for name in place.folders()]
     steps = sorted((step, name) for step, name in folders if step is not None)
-    return [_look_at(place, step, name) for step, name in steps[-steps_max:]]
+    for step, name in steps[-steps_max:]:
+        yield _look_at(place, step, name)
 
 
 def open_step(place: Place, step: int) -> StoredFiles:
@@ -136,6 +140,8 @@ def _contents(
         return None, str(error)
     if step is not None and contents.step != step:
         return None, f"its contents are of step {contents.step}"
+    if lack := stored.lacks(contents):
+        return None, lack
     for file in contents.files:
         size = sizes.get(file.name)
         if size is None:

@@ -11,6 +11,7 @@ machine has said that its part is durable.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -91,8 +92,13 @@ def write_part(
         plain=writer.plain_at,
         tied=writer.tied,
     )
-    with place.create(f"{folder}/{name}{stored.PART}") as output:
-        output.write(stored.encode(part))
+    try:
+        with place.create(f"{folder}/{name}{stored.PART}") as output:
+            output.write(stored.encode(part))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            place.remove(folder, [data])
+        raise
     return part
 
 
@@ -148,7 +154,7 @@ def portion(
     entries: Iterable[Entry], *, parts: int, index: int
 ) -> Iterator[tuple[Entry, range]]:
     """Yields those boxes of the shared entries that machine `index` of `parts` writes:
-    every box is in one portion, and portions differ by a box at most."""
+    every box is in one portion, and none is further from its fair share than a box."""
     shared = [box for e in entries if e.region == "shared" for box in boxes_of(e)]
     total = sum(len(span) for _, span in shared)
     before = 0
