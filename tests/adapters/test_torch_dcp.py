@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan
 
 from tests.adapters.small_runs import Slots
+from twinstep.adapters.state import StateAdapter
 from twinstep.adapters.torch import TorchState
 from twinstep.adapters.torch_dcp_items import (
     About,
@@ -25,7 +26,7 @@ from twinstep.adapters.torch_dcp_items import (
     tensor_metadata,
 )
 from twinstep.adapters.torch_dcp_state import DcpState
-from twinstep.capture.snapshot import LayoutChanged, StateAdapter
+from twinstep.capture.snapshot import LayoutChanged
 from twinstep.errors import ProtocolError, StateError
 from twinstep.transfer.sender import hash_copy
 

@@ -165,12 +165,14 @@ def _pick(source: Where, step: int | None) -> Where:
     if step is not None:
         source = step_in(source, step)
     elif not source.folder:
-        found = reading.look(source.place, steps_max=STEPS_MAX)
-        whole = [one for one in found if one.whole]
-        if not whole:
-            reasons = "".join(f"; {one.folder}: {one.reason}" for one in found[-3:])
-            raise UsageError(f"{source.name} has no whole step{reasons}")
-        return Where(place=source.place, folder=whole[-1].folder)
+        newest, reasons = "", list[str]()
+        for one in reading.look(source.place, steps_max=STEPS_MAX):
+            newest = one.folder if one.whole else newest
+            reasons += [] if one.whole else [f"; {one.folder}: {one.reason}"]
+        if not newest:
+            why = "".join(reasons[-3:])
+            raise UsageError(f"{source.name} has no whole step{why}")
+        return Where(place=source.place, folder=newest)
     if source.foreign:
         raise UsageError(
             f"{source.name} was not written by twinstep; torch reads it as it is"
