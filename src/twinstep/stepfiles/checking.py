@@ -112,7 +112,7 @@ def _table(at: Where, contents: Contents, sizes: dict[str, int]) -> Iterator[Fau
     except (OSError, ValueError) as error:
         yield Fault(file=stored.METADATA, tensor="", what=f"cannot be read: {error}")
         return
-    byte = _differs(found, metadata(contents))
+    byte = _differs(found, metadata(contents, tied=contents.tied))
     if byte is not None:
         what = f"differs at byte {byte} from what {stored.CONTENTS} lists"
         yield Fault(file=stored.METADATA, tensor="", what=what)
