@@ -5,8 +5,8 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-engines test-kubernetes test-launches test-long check bench \
-	bench-interleave fuzz fuzz-live clean
+.PHONY: venv demo test test-engines test-integrations test-kubernetes test-launches \
+	test-long check bench bench-interleave fuzz fuzz-live clean
 
 venv: $(INSTALLED)
 
@@ -43,6 +43,12 @@ test-launches: $(INSTALLED) .venv/.debian
 test-engines: $(INSTALLED) .venv/.debian
 	TWINSTEP_ENGINES=1 $(BIN)/python -m pytest -s tests/cloud/test_ray.py \
 	tests/cloud/test_slurm.py
+
+# Whole jobs in which Lightning or transformers holds the loop and a rank is killed.
+test-integrations: $(INSTALLED) .venv/.debian
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[lightning,transformers]'
+	TWINSTEP_INTEGRATIONS=1 $(BIN)/python -m pytest tests/adapters/test_lightning.py \
+	tests/adapters/test_transformers.py
 
 # Hostile bytes for as long as you like: SECONDS=3600. Where atheris has no wheel, inputs
 # are changed at random instead of following branches.

@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +185,9 @@ class Trial:
         self.gone()
 
 
-@pytest.fixture
-def trial() -> Iterator[Trial]:
+@contextmanager
+def open_trial() -> Iterator[Trial]:
+    """Nothing of the trial is left afterwards."""
     # Not tmp_path: paths of Unix sockets take 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         found = Trial(Path(folder))
@@ -194,6 +195,12 @@ def trial() -> Iterator[Trial]:
             yield found
         finally:
             found.close()
+
+
+@pytest.fixture
+def trial() -> Iterator[Trial]:
+    with open_trial() as found:
+        yield found
 
 
 def rank_pids(status: Status) -> dict[int, int]:
