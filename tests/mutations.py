@@ -38,7 +38,7 @@ from twinstep.store.slots import SlotTable, State
 Mutation = Callable[[], AbstractContextManager[object]]
 
 
-def _patched(owner: object, name: str) -> Callable[[Any], Mutation]:
+def planted(owner: object, name: str) -> Callable[[Any], Mutation]:
     """The decorated function takes the original's place, and gets it first."""
 
     def plant(bug: Any) -> Mutation:
@@ -48,8 +48,8 @@ def _patched(owner: object, name: str) -> Callable[[Any], Mutation]:
             def instead(*arguments: Any, **named: Any) -> Any:
                 return bug(original, *arguments, **named)
 
-            planted = property(instead) if isinstance(original, property) else instead
-            return patch.object(owner, name, planted)
+            bugged = property(instead) if isinstance(original, property) else instead
+            return patch.object(owner, name, bugged)
 
         mutation.__name__ = bug.__name__
         MUTATIONS.append(mutation)
@@ -64,12 +64,12 @@ MUTATIONS: list[Mutation] = []
 # Two slots, one vote.
 
 
-@_patched(SlotTable, "target")
+@planted(SlotTable, "target")
 def the_slot_of_keep_is_handed_out(original, self, shard, *, keep):
     return original(self, shard, keep=0)
 
 
-@_patched(Worker, "_answer")
+@planted(Worker, "_answer")
 def each_machine_chooses_its_own_keep(_original, self, answer):
     if self.stopped or not self.copies.reserved:
         return []
@@ -81,7 +81,7 @@ def each_machine_chooses_its_own_keep(_original, self, answer):
     ]
 
 
-@_patched(Ballot, "take")
+@planted(Ballot, "take")
 def a_step_is_kept_when_one_machine_finds_it_safe(original, self, report):
     verdict = original(self, report)
     if verdict is None:
@@ -90,12 +90,12 @@ def a_step_is_kept_when_one_machine_finds_it_safe(original, self, report):
     return replace(verdict, keep=self.keep)
 
 
-@_patched(Copies, "_is_safe")
+@planted(Copies, "_is_safe")
 def a_shard_is_safe_when_its_owner_has_it(_original, self, shard, step):
     return True
 
 
-@_patched(Copies, "_ships")
+@planted(Copies, "_ships")
 def a_copy_counts_when_it_is_sent(original, self, shard, slot, entry, *, keep):
     sent = original(self, shard, slot, entry, keep=keep)
     for ship in sent:
@@ -103,7 +103,7 @@ def a_copy_counts_when_it_is_sent(original, self, shard, slot, entry, *, keep):
     return sent
 
 
-@_patched(Copies, "start")
+@planted(Copies, "start")
 def a_restored_step_is_safe_at_once(original, self, begin, *, machine_rank):
     gone = original(self, begin, machine_rank=machine_rank)
     for key in self.acked:
@@ -111,24 +111,24 @@ def a_restored_step_is_safe_at_once(original, self, begin, *, machine_rank):
     return gone
 
 
-@_patched(Transit, "offered")
+@planted(Transit, "offered")
 def a_holder_ignores_the_senders_keep(original, self, *, keep, **offer):
     return original(self, keep=0, **offer)
 
 
-@_patched(turn, "turn")
+@planted(turn, "turn")
 def a_late_answer_for_a_skipped_step_is_acted_on(original, ordered, **stands):
     due = original(ordered, **stands)
     return turn.Turn.NOW if due is turn.Turn.LATE and not stands["closed"] else due
 
 
-@_patched(turn, "turn")
+@planted(turn, "turn")
 def a_rank_captures_before_it_stands_at_the_step(original, ordered, **stands):
     due = original(ordered, **stands)
     return turn.Turn.NOW if due is turn.Turn.LATER and not stands["closed"] else due
 
 
-@_patched(Ballot, "take")
+@planted(Ballot, "take")
 def a_capture_is_ordered_while_another_lies_ahead(original, self, report):
     verdict = original(self, report)
     if verdict is not None and verdict.capture:
@@ -136,19 +136,19 @@ def a_capture_is_ordered_while_another_lies_ahead(original, self, report):
     return verdict
 
 
-@_patched(Arriving, "verify")
+@planted(Arriving, "verify")
 def a_holder_acknowledges_before_it_has_verified(original, self, chunk, due):
     if not original(self, chunk, due):
         self.fail()  # found out when the sender was told already
     return True
 
 
-@_patched(Arriving, "verify")
+@planted(Arriving, "verify")
 def a_holder_does_not_verify(_original, self, chunk, due):
     return True
 
 
-@_patched(Copies, "mend")
+@planted(Copies, "mend")
 def twins_that_are_missing_are_not_made_again(_original, self, *, keep):
     return []
 
@@ -156,7 +156,7 @@ def twins_that_are_missing_are_not_made_again(_original, self, *, keep):
 # Slots.
 
 
-@_patched(SlotTable, "target")
+@planted(SlotTable, "target")
 def a_slot_changes_its_writer_while_the_former_lives(original, self, shard, *, keep):
     slot = original(self, shard, keep=keep)
     filling = [i for i, s in enumerate(self.slots[shard]) if s.state is State.FILLING]
@@ -166,14 +166,14 @@ def a_slot_changes_its_writer_while_the_former_lives(original, self, shard, *, k
     return slot
 
 
-@_patched(Worker, "all_quiet")
+@planted(Worker, "all_quiet")
 def a_half_written_copy_is_listed(original, self, round, master_port):
     for shard, slot, _ in self.copies.table.filling():
         self.copies.table.written(shard, slot)
     return original(self, round, master_port)
 
 
-@_patched(SimRank, "_is_good")
+@planted(SimRank, "_is_good")
 def a_copy_is_loaded_unseen(_original, self, info):
     return True
 
@@ -181,7 +181,7 @@ def a_copy_is_loaded_unseen(_original, self, info):
 # Rounds and terms.
 
 
-@_patched(Worker, "from_root")
+@planted(Worker, "from_root")
 def answers_of_an_earlier_round_are_accepted(original, self, message):
     old = isinstance(message, say.Answer) and message.round < self.round
     if old and message.term == self.term:
@@ -189,19 +189,19 @@ def answers_of_an_earlier_round_are_accepted(original, self, message):
     return original(self, message)
 
 
-@_patched(Worker, "from_root")
+@planted(Worker, "from_root")
 def an_older_roots_words_are_heard(original, self, message):
     self.term = min(self.term, message.term)
     return original(self, message)
 
 
-@_patched(Transit, "offered")
+@planted(Transit, "offered")
 def offers_of_an_earlier_round_are_taken(original, self, *, round, term, **offer):
     worker = self.worker
     return original(self, round=worker.round, term=worker.term, **offer)
 
 
-@_patched(Election, "observe")
+@planted(Election, "observe")
 def a_deposed_root_stays_root(original, self, root, *, term):
     was_root = self.is_root
     actions = original(self, root, term=term)
@@ -210,22 +210,22 @@ def a_deposed_root_stays_root(original, self, root, *, term):
     )  # fmt: skip
 
 
-@_patched(SimSeat, "may_decide")
+@planted(SimSeat, "may_decide")
 def a_root_acts_though_its_lease_may_be_over(_original, self):
     return ROOT in self.leases
 
 
-@_patched(Begins, "holds")
+@planted(Begins, "holds")
 def the_plan_is_saved_after_begin_is_sent(_original, self, machine, message):
     return False
 
 
-@_patched(Root, "_save")
+@planted(Root, "_save")
 def the_plan_is_not_saved(_original, self):
     return do.Log(text="no plan")
 
 
-@_patched(Worker, "_stop")
+@planted(Worker, "_stop")
 def slots_are_freed_while_ranks_live(original, self, stop):
     done = original(self, stop)
     if not self.quiet:
@@ -233,7 +233,7 @@ def slots_are_freed_while_ranks_live(original, self, stop):
     return done
 
 
-@_patched(Copies, "start")
+@planted(Copies, "start")
 def acknowledgements_outlive_their_round(original, self, begin, *, machine_rank):
     acked = dict(self.acked)
     gone = original(self, begin, machine_rank=machine_rank)
@@ -241,7 +241,7 @@ def acknowledgements_outlive_their_round(original, self, begin, *, machine_rank)
     return gone
 
 
-@_patched(Ballot, "start")
+@planted(Ballot, "start")
 def what_was_kept_outlives_its_round(original, self, step):
     keep = self.keep
     original(self, step)
@@ -251,7 +251,7 @@ def what_was_kept_outlives_its_round(original, self, step):
 # What is chosen.
 
 
-@_patched(inventories, "choose")
+@planted(inventories, "choose")
 def the_newest_step_is_taken_whole_or_not(original, inventories, *, grid, **others):
     shards = sorted({c.shard for copies in inventories.values() for c in copies})
     present = [shard for shard in grid.shards if shard in shards]
@@ -270,7 +270,7 @@ def the_newest_step_is_taken_whole_or_not(original, inventories, *, grid, **othe
     return replace(found, step=newest, captured_in=captured_in, sources=sources)
 
 
-@_patched(inventories, "choose")
+@planted(inventories, "choose")
 def copies_of_two_rounds_make_one_step(original, inventories, **others):
     newest = max((c.captured_in for cs in inventories.values() for c in cs), default=0)
     mixed = {
@@ -283,17 +283,17 @@ def copies_of_two_rounds_make_one_step(original, inventories, **others):
 # Nobody is forgotten.
 
 
-@_patched(StepWatch, "late")
+@planted(StepWatch, "late")
 def a_hang_is_never_noticed(_original, self, now_s):
     return False
 
 
-@_patched(Roster, "to_ask")
+@planted(Roster, "to_ask")
 def no_machine_is_asked_for(_original, self):
     return []
 
 
-@_patched(Root, "joins")
+@planted(Root, "joins")
 def a_machine_that_comes_back_is_not_told_of_the_round(original, self, join):
     if self.phase in (Phase.STOPPING, Phase.PLACING):
         self.roster.joined[join.machine] = join
@@ -301,13 +301,13 @@ def a_machine_that_comes_back_is_not_told_of_the_round(original, self, join):
     return original(self, join)
 
 
-@_patched(Copies, "due")
+@planted(Copies, "due")
 def a_failed_send_is_not_tried_again(_original, self, now_s, *, keep):
     self.retry.clear()
     return []
 
 
-@_patched(Root, "machine_lost")
+@planted(Root, "machine_lost")
 def the_loss_of_a_machine_while_ranks_stop_is_ignored(original, self, machine, reason):
     if self.phase is Phase.STOPPING:
         return []
@@ -317,23 +317,23 @@ def the_loss_of_a_machine_while_ranks_stop_is_ignored(original, self, machine, r
 # Copies keep to their spans, and wait no longer than is said.
 
 
-@_patched(Gate, "ask")
+@planted(Gate, "ask")
 def the_gate_does_not_look_whether_training_is_busy(original, self, now, **asked):
     return original(self, now and now._replace(busy=False), **asked)
 
 
-@_patched(Gate, "ask")
+@planted(Gate, "ask")
 def the_gate_forgets_what_is_on_its_way(original, self, now, *, now_s, **asked):
     self._free_s = now_s
     return original(self, now, now_s=now_s, **{**asked, "queued_bytes": 0})
 
 
-@_patched(Gate, "ask")
+@planted(Gate, "ask")
 def a_copy_is_held_back_for_ever(original, self, now, *, held_s, **asked):
     return original(self, now, held_s=0.0, **asked)
 
 
-@_patched(pacing, "fit")
+@planted(pacing, "fit")
 def a_span_is_charged_with_the_rest_of_the_copy(
     original, spans, *, copies_bytes, link, **others
 ):
@@ -354,12 +354,12 @@ def a_span_is_charged_with_the_rest_of_the_copy(
     return original(spans, copies_bytes=copies_bytes, link=printed, **others)
 
 
-@_patched(Profiler, "_watch")
+@planted(Profiler, "_watch")
 def a_profile_is_never_made_anew(_original, self, found):
     return None
 
 
-@_patched(Budget, "captures")
+@planted(Budget, "captures")
 def the_budget_withholds_two_captures_in_a_row(original, self, step):
     last = self._captured
     due = last is None or not last < step < last + self.every
@@ -369,7 +369,7 @@ def the_budget_withholds_two_captures_in_a_row(original, self, step):
     return original(self, step)
 
 
-@_patched(Budget, "captures")
+@planted(Budget, "captures")
 def a_capture_once_withheld_is_withheld_for_ever(original, self, step):
     captured = original(self, step)
     if self.settings.withhold_every and not captured and self._count == 0:
@@ -377,7 +377,7 @@ def a_capture_once_withheld_is_withheld_for_ever(original, self, step):
     return captured
 
 
-@_patched(Traffic, "hears")
+@planted(Traffic, "hears")
 def what_a_slower_machine_needs_is_overwritten(original, self, said):
     self.said.clear()
     return original(self, said)

@@ -11,7 +11,7 @@ import inspect
 import json
 from typing import Any
 
-from twinstep import config, schedule_settings
+from twinstep import config, schedule_settings, storage_settings
 
 PARTS: dict[str, type[Any]] = {
     "the job": config.Job,
@@ -20,6 +20,7 @@ PARTS: dict[str, type[Any]] = {
     "[transfer]": config.Transfer,
     "[schedule]": config.Schedule,
     "[trust]": config.Trust,
+    "[storage]": config.Storage,
     "[kubernetes]": config.Kubernetes,
     "[slurm]": config.Slurm,
 }
@@ -93,6 +94,8 @@ def least(part: type[Any], field: dataclasses.Field[Any]) -> str:
         return "" if field.name == "template" else "> 0"
     if part is config.Transfer:
         return ">= 1"
+    if part is config.Storage:
+        return stored(field)
     if part is config.Schedule:
         return scheduled(field)
     return LEAST.get(field.name, "")
@@ -107,6 +110,14 @@ def scheduled(field: dataclasses.Field[Any]) -> str:
     if most is None:
         return "> 0" if least is None else f">= {least}"
     return f"> 0, <= {most}" if least is None else f"{least} .. {most}"
+
+
+def stored(field: dataclasses.Field[Any]) -> str:
+    """The bound of a setting of [storage]."""
+    if not isinstance(field.default, int | float) or isinstance(field.default, bool):
+        return ""
+    least = storage_settings.LEAST.get(field.name)
+    return "> 0" if least is None else f">= {least}"
 
 
 def settings_table(part: type[Any]) -> str:

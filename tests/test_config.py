@@ -15,6 +15,7 @@ from twinstep.config import (
     Kubernetes,
     Schedule,
     Slurm,
+    Storage,
     Timing,
     Transfer,
     Trust,
@@ -67,6 +68,10 @@ def test_arguments_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("[schedule]\nspan = 1", "unknown setting.*schedule.span"),
         ('[trust]\ndata = "clear"', "'clear'; use one of sealed, tls, plain"),
         ('[trust]\ncerts = "a"\ntoken_file = "b"', r"\(b\) and certs \(a\); use one"),
+        ("[storage]\nkeep_last = 0", "storage.keep_last is 0; it must be > 0"),
+        ("[storage]\nkeep = 1", "unknown setting.*storage.keep"),
+        ("[storage.options]\nkey = 'x'", r"storage.options \(key\) without storage.p"),
+        ("[storage]\npath = '~nobody-has-this/x'", "~nobody-has-this.*name the folder"),
         ("machines = ", "cannot be read"),
     ],
 )
@@ -77,10 +82,32 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, says: str) -> None
         load(file)
 
 
+def test_a_folder_for_steps_means_the_same_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/root-of-all")
+    file = tmp_path / "job.toml"
+    file.write_text('[storage]\npath = "lost"\nstart = "~/a b"\nkeep_last = 5\n')
+    storage = load(file, storage="runs/übung").storage
+    assert storage.path == f"{tmp_path}/runs/übung"
+    assert (storage.start, storage.keep_last) == ("/root-of-all/a b", 5)
+    assert load(file, storage="s3://a/b").storage.path == "s3://a/b"
+    assert load(None).storage.path == ""
+
+
+def test_what_a_storage_is_told_may_be_secret_and_is_not_shown() -> None:
+    options = {"key": "mine", "secret": "hush"}
+    assert "hush" not in repr(Job(storage=Storage(path="s3://a", options=options)))
+    with pytest.raises(ConfigError) as error:
+        Storage(options=options)
+    assert "hush" not in str(error.value)
+
+
 def numbers() -> list[tuple[type[Any], str, str]]:
     return [
         (part, field.name, least(part, field))
-        for part in (Job, Timing, Health, Transfer, Schedule, Trust)
+        for part in (Job, Timing, Health, Transfer, Schedule, Trust, Storage)
         for field in dataclasses.fields(part)
         if least(part, field).startswith(">")
     ]
@@ -117,7 +144,7 @@ def test_two_copies_where_there_are_two_machines() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [Job, Timing, Health, Transfer, Schedule, Trust, Kubernetes, Slurm]
+    "part", [Job, Timing, Health, Transfer, Schedule, Trust, Storage, Kubernetes, Slurm]
 )
 def test_every_setting_is_in_the_reference(part: type[Any]) -> None:
     text = REFERENCE.read_text()

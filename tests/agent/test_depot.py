@@ -44,6 +44,9 @@ def test_what_the_storage_holds_is_told_and_what_is_passed_over(tmp_path: Path) 
     assert note.startswith("step-00000013 is passed over: it has no .metadata")
     for step in range(100, 200):
         (tmp_path / folder_name(step)).mkdir()
+    assert looked(storage(tmp_path)).notes == [note], "an empty folder is nothing"
+    for step in range(100, 200):
+        (tmp_path / folder_name(step) / "x").touch()
     assert len(looked(storage(tmp_path)).notes) == NOTES_MAX + 1
 
 

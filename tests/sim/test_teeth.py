@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations import MUTATIONS, Mutation
+from tests.mutations import Mutation
+from tests.storage_mutations import MUTATIONS
 from twinstep.sim.explore import run
 
 SEEDS = 1000
@@ -60,6 +61,11 @@ FOUND = {
     "the_budget_withholds_two_captures_in_a_row": 0,
     "a_capture_once_withheld_is_withheld_for_ever": 0,
     "what_a_slower_machine_needs_is_overwritten": 21,
+    "a_pinned_slot_is_handed_out": 2,
+    "a_step_is_made_whole_when_one_part_is_missing": 1,
+    "a_job_starts_at_step_0_before_the_storage_has_answered": 71,
+    "the_storage_is_never_gone_back_to": 2,
+    "a_part_that_failed_is_said_to_be_there": 209,
 }
 
 

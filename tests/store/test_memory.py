@@ -120,6 +120,24 @@ def test_a_reservation_is_exactly_two_slots_a_shard() -> None:
     assert descriptors() == before
 
 
+def test_what_is_written_to_storage_has_a_third_slot() -> None:
+    made = memory.reserve({0: PAGE, 1: PAGE}, spare=[1], available=1 << 30)
+    assert sorted(made) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    third = memory.reserve({0: 2 * PAGE}, third=True, available=1 << 30)
+    assert sorted(third) == [(0, 2)]
+    assert (made.reserved_bytes, third.reserved_bytes) == (5 * PAGE, 2 * PAGE)
+    for one in (made, third):
+        one.close()
+
+
+def test_a_third_slot_is_in_the_sum() -> None:
+    with pytest.raises(DoesNotFit) as error:
+        memory.reserve({0: MB, 1: 2 * MB}, spare=[1], available=MB, margin_bytes=0)
+    assert "2 slots x (shard 0: 1.00 MB) + 3 slots x (shard 1: 2.00 MB)" in str(
+        error.value
+    )
+
+
 def test_what_fits_exactly_is_reserved_and_a_byte_less_is_refused() -> None:
     memory.reserve({0: PAGE}, available=3 * PAGE, margin_bytes=PAGE).close()
     with pytest.raises(DoesNotFit):

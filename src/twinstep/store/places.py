@@ -10,6 +10,7 @@ Left out: what is in the files (contents.py), and how often one is written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import secrets
@@ -194,9 +195,14 @@ class Remote:
     def read(self, name: str, at: int, into: memoryview) -> None:
         if not into:
             return  # the whole file is what some clients take an empty range for
+        path = f"{self._path}/{name}"
         with _as_os_errors(self.name):
-            path = f"{self._path}/{name}"
-            data = self._fs.cat_file(path, start=at, end=at + len(into))
+            try:
+                data = self._fs.cat_file(path, start=at, end=at + len(into))
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # S3: the range is not satisfiable
+                    raise
+                raise EOFError(f"{name} ends before byte {at}") from error
         if len(data) != len(into):
             raise EOFError(f"{name} ends after {at + len(data)} bytes")
         into[:] = data
@@ -212,11 +218,13 @@ class Remote:
     def sizes(self, folder: str) -> dict[str, int]:
         with _as_os_errors(self.name):
             found = self._list(f"{self._path}/{folder}")
-        return {
+        sizes = {
             str(one["name"]).rpartition("/")[2]: int(one["size"])
             for one in found
             if one["type"] == "file"
         }
+        sizes.pop("", None)  # a store's mark that there is a folder
+        return sizes
 
     def folders(self) -> list[str]:
         with _as_os_errors(self.name):

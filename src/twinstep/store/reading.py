@@ -31,6 +31,8 @@ class Found:
     """None for a folder that is no whole step of twinstep's."""
     reason: str = ""
     """Why it is none, in words."""
+    empty: bool = False
+    """Nothing is in it: some stores keep the name of a folder."""
     foreign: bool = False
     """It is a checkpoint that somebody else has written."""
     finished: bool = False
@@ -96,7 +98,9 @@ def look(place: Place, *, steps_max: int) -> Iterator[Found]:
     folders = [(stored.step_of(name), name) for name in place.folders()]
     steps = sorted((step, name) for step, name in folders if step is not None)
     for step, name in steps[-steps_max:]:
-        yield _look_at(place, step, name)
+        found = _look_at(place, step, name)
+        if not found.empty:
+            yield found
 
 
 def open_step(place: Place, step: int) -> StoredFiles:
@@ -120,6 +124,7 @@ def _look_at(place: Place, step: int | None, folder: str) -> Found:
         folder=folder,
         contents=contents,
         reason=reason,
+        empty=not sizes,
         foreign=stored.METADATA in sizes and stored.CONTENTS not in sizes,
         finished=stored.METADATA in sizes or stored.CONTENTS in sizes,
     )
