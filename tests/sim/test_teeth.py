@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fewer_mutations  # noqa: F401  adds its own to them
 from tests.mutations import MUTATIONS, Mutation
 from twinstep.sim.explore import run
 
@@ -60,6 +61,10 @@ FOUND = {
     "the_budget_withholds_two_captures_in_a_row": 0,
     "a_capture_once_withheld_is_withheld_for_ever": 0,
     "what_a_slower_machine_needs_is_overwritten": 21,
+    "slots_are_given_up_before_the_step_is_in_storage": 0,
+    "copies_of_another_number_of_machines_count": 0,
+    "slots_of_another_number_of_machines_stay": 15,
+    "what_a_lost_machine_owned_is_not_written": 0,
 }
 
 

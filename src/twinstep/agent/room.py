@@ -43,8 +43,21 @@ def _spare(worker: Worker) -> frozenset[int]:
     return frozenset(worker.copies.captured() if worker.storage.path else ())
 
 
+def made(worker: Worker, sizes: dict[int, int]) -> Actions:
+    """The slots exist, though perhaps asked for in an earlier round; they are given up
+    at once if that had another number of machines."""
+    reserving = worker.copies.reserving
+    if not reserving.stale:
+        return reserved(worker, sizes)
+    reserving.ended(sizes)
+    done: Actions = [do.ReleaseSlots(shards=tuple(sizes))]
+    if reserving.stale or not reserving.asked or worker.stopped:
+        return done
+    return done + reserve_missing(worker, reserving.asked)
+
+
 def reserved(worker: Worker, sizes: dict[int, int]) -> Actions:
-    """The slots exist, though perhaps asked for in an earlier round."""
+    """The slots exist."""
     complete = worker.copies.take_slots(sizes)
     if worker.stopped or worker.copies.reserved or not complete:
         return []
