@@ -5,16 +5,32 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test test-engines test-kubernetes test-launches test-long check bench \
-	bench-interleave fuzz fuzz-live clean
+# Tests start hundreds of interpreters: their bytecode is kept, where an environment says
+# that none is to be written as well.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: venv demo test test-jobs test-parts test-engines test-integrations \
+	test-kubernetes test-launches \
+	test-long check bench bench-interleave fuzz fuzz-live clean
 
 venv: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/twinstep demo
 
-test: check .venv/.debian
-	$(BIN)/python -m pytest
+# Two at a time, since tests wait a lot: the tests of parts, beside `check` and then those
+# of whole jobs. Each shows its output when it is over; all run, and all must succeed.
+test: $(INSTALLED) .venv/.debian
+	$(MAKE) --jobs=2 --output-sync=target --keep-going --no-print-directory \
+	test-parts check test-jobs
+
+JOBS := tests/demo tests/hosts $(wildcard tests/test_*.py)
+
+test-jobs: $(INSTALLED) .venv/.debian
+	$(BIN)/python -m pytest $(JOBS)
+
+test-parts: $(INSTALLED) .venv/.debian
+	$(BIN)/python -m pytest $(JOBS:%=--ignore=%)
 
 # Long, and only on request: a real control plane, built once from Debian's sources (an
 # hour or less; kept in ~/.cache/twinstep), in a network namespace of its own.
@@ -44,6 +60,12 @@ test-engines: $(INSTALLED) .venv/.debian
 	TWINSTEP_ENGINES=1 $(BIN)/python -m pytest -s tests/cloud/test_ray.py \
 	tests/cloud/test_slurm.py
 
+# Whole jobs in which Lightning or transformers holds the loop and a rank is killed.
+test-integrations: $(INSTALLED) .venv/.debian
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[lightning,transformers]'
+	TWINSTEP_INTEGRATIONS=1 $(BIN)/python -m pytest tests/adapters/test_lightning.py \
+	tests/adapters/test_transformers.py
+
 # Hostile bytes for as long as you like: SECONDS=3600. Where atheris has no wheel, inputs
 # are changed at random instead of following branches.
 SECONDS ?= 60
@@ -69,13 +91,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 # torch comes first and by exact version, so that nothing which depends on it
-# picks another one.
+# picks another one. Bytecode is made at last, on all cores; pip would use one.
 .venv/.torch: Makefile | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	touch $@
 
 $(INSTALLED): pyproject.toml .venv/.torch
-	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[dev,etcd,kubernetes,ray,tls,torch]'
+	$(BIN)/python -m pip install --quiet --no-compile $(TORCH) \
+	-e '.[dev,etcd,kubernetes,ray,tls,torch]'
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # some are for other Pythons
 	touch $@
 
 # Tests of etcd, of hosts (network namespaces) and of Slurm want the real ones, and are

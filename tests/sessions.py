@@ -97,9 +97,18 @@ class FakeAgent:
         message = say.Slots(round=ROUND, chunk_bytes=CHUNK_BYTES, slots=infos)
         self.tell(message, [slot.fd for slot in self.slots])
 
-    def answer(self, step: int, *, capture: bool = True, slot: int = 0) -> None:
+    def answer(
+        self, step: int, *, capture: bool = True, slot: int = 0, again: bool = False
+    ) -> None:
         self.tell(
-            say.Capture(round=ROUND, step=step, capture=capture, keep=0, own_slot=slot)
+            say.Capture(
+                round=ROUND,
+                step=step,
+                capture=capture,
+                keep=0,
+                own_slot=slot,
+                again=again,
+            )
         )
 
     def close(self) -> None:

@@ -108,7 +108,7 @@ def test_a_script_that_dies_at_once(trial: Trial) -> None:
 
 
 def test_a_script_that_dies_at_the_same_step(trial: Trial) -> None:
-    trial.start(script=WORKLOADS / "broken_later.py")
+    trial.start(script=WORKLOADS / "broken_later.py", config='preload = ["torch"]\n')
     assert trial.wait() == 1
     assert "3 rounds in a row made no new step after step 5" in trial.err
     # The first round made new steps; so did none of the next three.

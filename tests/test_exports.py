@@ -47,7 +47,8 @@ def test_what_is_not_there_says_so() -> None:
 
 def frameworks_after(code: str) -> str:
     """The frameworks that a fresh interpreter has imported after `code`."""
-    show = "print([n for n in ('torch', 'jax', 'matplotlib') if n in sys.modules])"
+    names = ("torch", "jax", "lightning", "transformers", "matplotlib")
+    show = f"print([n for n in {names} if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{code}\n{show}"],
         check=True,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from tests.trial import PRELOAD, WORKLOADS, Trial, trial, undisturbed
 
 __all__ = ["trial"]
@@ -16,7 +14,6 @@ deadlock_s_min = 1.5
 """
 
 
-@cache
 def reference() -> dict[int, str]:
     """Of both scripts, which compute the same."""
     return undisturbed(ranks=2, arguments=ARGUMENTS, script="stuck.py")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from twinstep import inject
 __all__ = ["joined", "trial"]
 
 
-@cache
 def reference() -> dict[int, str]:
-    return undisturbed(ranks=2, arguments=("--steps", "90"))
+    return undisturbed(ranks=2, arguments=("--steps", "90", "--pause-s=0"))
 
 
 @pytest.fixture

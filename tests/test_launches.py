@@ -12,7 +12,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,9 +44,8 @@ def trial() -> Iterator[LaunchTrial]:
             found.close()
 
 
-@cache
 def reference() -> dict[int, str]:
-    return undisturbed(ranks=2, arguments=STEPS)
+    return undisturbed(ranks=2, arguments=(*STEPS, "--pause-s=0"))
 
 
 def listens(port: int) -> bool:

@@ -16,8 +16,11 @@ from tests.sessions import (
     no_session_is_left,
     trained,
 )
+from twinstep.adapters.choice import adapter_for
+from twinstep.adapters.torch import TorchState
 from twinstep.agent import messages as say
 from twinstep.capture.snapshot import Held
+from twinstep.capture.turn import Came
 from twinstep.errors import OrderError, StateError
 from twinstep.session import Session
 from twinstep.transfer.sender import hash_copy
@@ -160,6 +163,61 @@ def test_a_copy_that_fails_never_ends_training(
     assert trained.agent.hear(say.Reached).step == 2
     trained.agent.answer(2)
     assert trained.agent.hear(say.Captured).step == 2
+
+
+def test_whoever_waits_for_a_copy_learns_of_it_and_may_change_the_state(
+    trained: Trained,
+) -> None:
+    trained.first_step()
+    trained.agent.answer(1)
+    assert trained.session.wait_captured(seconds_max=WAIT_S).came is Came.CAPTURED
+    assert trained.agent.hear(say.Captured).step == 1
+    trained.agent.answer(1, slot=1)  # a second order comes too late: the state changed
+    assert trained.agent.hear(say.Skipped).step == 1
+
+
+def test_a_no_that_is_followed_by_a_yes_is_a_yes(trained: Trained) -> None:
+    trained.first_step()
+    trained.agent.answer(1, capture=False, again=True)
+    trained.agent.answer(1)
+    assert trained.session.wait_captured(seconds_max=WAIT_S).came is Came.CAPTURED
+
+
+@pytest.mark.parametrize(
+    ("answers", "came", "says", "seconds_max"),
+    [
+        ([(1, False, False)], Came.PASSED, "left it out", 3600.0),
+        ([(1, False, True)], Came.BUSY, "still on their way", 0.1),
+        ([(3, True, False)], Came.PASSED, "step 3 is captured instead", 3600.0),
+        ([], Came.FAILED, "did not call for it within 0.1 s", 0.1),
+    ],
+)
+def test_a_copy_that_is_not_made_is_not_waited_for_for_ever(
+    trained: Trained,
+    answers: list[tuple[int, bool, bool]],
+    came: Came,
+    says: str,
+    seconds_max: float,
+) -> None:
+    trained.first_step()
+    for step, capture, again in answers:
+        trained.agent.answer(step, capture=capture, again=again)
+    outcome = trained.session.wait_captured(seconds_max=seconds_max)
+    assert outcome.came is came and says in outcome.reason
+
+
+def test_a_wait_ends_with_the_agent(trained: Trained) -> None:
+    trained.first_step()
+    assert trained.session.protects
+    trained.agent.close()
+    outcome = trained.session.wait_captured(seconds_max=3600.0)
+    assert (outcome.came, outcome.reason) == (Came.FAILED, "its agent is gone")
+    assert not trained.session.protects
+
+
+def test_an_adapter_that_is_given_serves_itself() -> None:
+    adapter = TorchState({"model": torch.nn.Linear(2, 2)})
+    assert adapter_for({"mine": adapter}) is adapter
 
 
 def test_training_goes_on_when_the_agent_is_gone(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from functools import cache
 from pathlib import Path
 
 from tests.trial import PRELOAD, WORKLOADS, Trial, takes_long, trial, undisturbed
@@ -19,7 +18,6 @@ SILENT = 500
 """Connections that say nothing, to each agent; it has room for 64 strangers."""
 
 
-@cache
 def reference() -> dict[int, str]:
     return undisturbed(ranks=2, arguments=ARGUMENTS)
 

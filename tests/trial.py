@@ -18,7 +18,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,9 @@ class Trial:
         self.gone()
 
 
-@pytest.fixture
-def trial() -> Iterator[Trial]:
+@contextmanager
+def open_trial() -> Iterator[Trial]:
+    """Nothing of the trial is left afterwards."""
     # Not tmp_path: paths of Unix sockets take 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         found = Trial(Path(folder))
@@ -194,6 +196,12 @@ def trial() -> Iterator[Trial]:
             yield found
         finally:
             found.close()
+
+
+@pytest.fixture
+def trial() -> Iterator[Trial]:
+    with open_trial() as found:
+        yield found
 
 
 def rank_pids(status: Status) -> dict[int, int]:
@@ -214,35 +222,27 @@ def machine_of(status: Status, rank: int) -> str:
     return next(m.machine for m in status.machines if rank in m.ranks)
 
 
+@cache
 def undisturbed(
-    *, ranks: int, arguments: Sequence[str], script: str = "linear.py"
+    *, ranks: int, arguments: tuple[str, ...], script: str = "linear.py"
 ) -> dict[int, str]:
     """The digests of a run without twinstep's agents, and without a failure."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKLOADS / script), *arguments],
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.plain_ranks", str(ranks), str(port)]
+        done = subprocess.run(
+            [*command, folder, str(WORKLOADS / script), *arguments],
+            cwd=WORKLOADS.parent.parent,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ
-            | {
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            },
+            timeout=60,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        for rank in range(ranks)
-    ]
-    digests: dict[int, str] = {}
-    for rank, process in enumerate(processes):
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, out
-        digests[rank] = out.split("digest ")[1].split()[0]
-    return digests
+        assert done.returncode == 0, done.stdout
+        outs = [(Path(folder) / str(rank)).read_text() for rank in range(ranks)]
+    return {rank: out.split("digest ")[1].split()[0] for rank, out in enumerate(outs)}
 
 
 def twinstep(trial: Trial, *arguments: str) -> subprocess.CompletedProcess[str]:

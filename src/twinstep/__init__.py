@@ -24,6 +24,10 @@ def __getattr__(name: str) -> object:
         from twinstep.session import Session
 
         return Session
+    if name == "adapters":
+        import twinstep.adapters as adapters
+
+        return adapters
     raise AttributeError(f"module 'twinstep' has no attribute {name!r}")
 
 

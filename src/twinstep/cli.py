@@ -32,6 +32,7 @@ from twinstep.jobs import JobView, find_job, list_jobs
 from twinstep.planning.command import plan
 from twinstep.sim.commands import try_seeds
 from twinstep.status_view import draw
+from twinstep.stepfiles import commands as stepfiles
 
 WATCH_S = 0.5  # how often `status --watch` looks; the root publishes as often
 
@@ -372,6 +373,7 @@ app.command("demo")(commands.show)
 app.command("soak")(commands.endure)
 app.command("simulate")(try_seeds)
 app.command("plan")(plan)
+stepfiles.add_to(app)
 
 
 def main() -> None:
@@ -393,8 +395,6 @@ def main() -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    print(
-        message if message.startswith("Usage") else f"twinstep: {message}",
-        file=sys.stderr,
-    )
+    text = message if message.startswith("Usage") else f"twinstep: {message}"
+    print(text, file=sys.stderr)
     sys.exit(status)

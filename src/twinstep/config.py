@@ -245,7 +245,8 @@ class Job:
 
 
 def load(path: Path | None, **arguments: Any) -> Job:
-    """Returns the job that a TOML file and arguments describe; arguments win.
+    """Returns the job that a TOML file and arguments describe; arguments win. Folders
+    of its storage are absolute: agents and ranks may run in other ones.
 
     Raises: ConfigError naming the file, the setting and what is allowed."""
     settings: dict[str, Any] = {}
@@ -265,9 +266,20 @@ def load(path: Path | None, **arguments: Any) -> Job:
     if unknown:
         raise ConfigError(f"unknown setting(s) {', '.join(unknown)} in {path}")
     try:
-        return msgspec.convert(settings, Job)
+        job = msgspec.convert(settings, Job)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path or 'arguments'}: {error}") from error
+    places = {name: _absolute(getattr(job.storage, name)) for name in ("path", "start")}
+    return dataclasses.replace(job, storage=dataclasses.replace(job.storage, **places))
+
+
+def _absolute(place: str) -> str:
+    if not place or "://" in place:
+        return place
+    try:
+        return str(Path(place).expanduser().absolute())
+    except RuntimeError as error:
+        raise ConfigError(f"storage {place!r}: {error}; name the folder") from error
 
 
 def _unknown(settings: dict[str, Any]) -> list[str]:

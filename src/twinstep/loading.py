@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from twinstep.adapters.state import StateAdapter
 from twinstep.agent import messages as say
 from twinstep.agent.tether import Tether
-from twinstep.capture.snapshot import StateAdapter
 from twinstep.environment import RankPlace
 from twinstep.errors import Corrupt, NoCopyLeft, ProtocolError
 from twinstep.pulsing import OwnPulse

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import final
 
 from twinstep import clock
-from twinstep.capture.snapshot import StateAdapter
+from twinstep.adapters.state import StateAdapter
 from twinstep.errors import ProtocolError
 from twinstep.schedule.pulse import Pulse
 from twinstep.store.memory import Slot, adopt

@@ -26,11 +26,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import TracebackType
 
 from twinstep import last_word
 from twinstep.adapters.choice import adapter_for
+from twinstep.adapters.state import StateAdapter
 from twinstep.agent import messages as say
 from twinstep.agent.own_stack import show_when_asked
 from twinstep.agent.tether import Tether
@@ -40,10 +39,9 @@ from twinstep.capture.snapshot import (
     Held,
     Layout,
     LayoutChanged,
-    StateAdapter,
     cut,
 )
-from twinstep.capture.turn import Standing, Turn, turn
+from twinstep.capture.turn import Came, Outcome, Standing, Statistics, Turn, turn
 from twinstep.environment import RankPlace, launch, rank_place
 from twinstep.errors import DeadlinePassed, OrderError, TwinstepError
 from twinstep.loading import load
@@ -53,19 +51,6 @@ from twinstep.telling import tell
 
 CONNECT_S_MAX = 30.0
 _present: list[Session] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What protection cost this rank so far. Times in seconds."""
-
-    steps: int
-    captured: int
-    skipped: int
-    blocked_s: float
-    """Time the training thread spent in after_step and in the fence."""
-    copied_s: float
-    """Time the twin thread spent copying."""
 
 
 class Session:
@@ -113,8 +98,7 @@ class Session:
         Raises: StateError when the state does not fit the live objects."""
         if self._standing.step >= 0:
             raise OrderError("restore() was called already; call it once, at the start")
-        for warning in self._adapter.warnings:
-            self._say(warning)
+        self._warn()
         step = 0
         reached = reach(self._place, self._launch, connect_s_max=CONNECT_S_MAX)
         if reached is None:
@@ -125,12 +109,13 @@ class Session:
         else:
             self._tether, self._place = reached
             if self._launch:  # nobody else sees how such a rank ends
-                atexit.register(self._exits)
+                atexit.register(self._close)
             step = load(self._tether, self._adapter, self._place, self._pulse)
             self._thread = threading.Thread(
                 target=self._listen, name="twinstep-twin", daemon=True
             )
             self._thread.start()
+        self._warn()
         self._unfence = self._adapter.fence(self.fence)
         self._standing = Standing(step=step, held=None, closed=True)
         self._pulse.step_begins(step, self._adapter)
@@ -173,12 +158,25 @@ class Session:
         began_s = time.perf_counter()
         with self._changed:
             standing = self._standing
-            if not standing.copying:
-                standing.closed = True
-                return
             self._changed.wait_for(lambda: not standing.copying)
             standing.closed = True
         self._blocked_s += time.perf_counter() - began_s
+
+    @property
+    def protects(self) -> bool:
+        """Whether an agent is there to keep steps."""
+        return self._tether is not None
+
+    def wait_captured(self, *, seconds_max: float) -> Outcome:
+        """Returns what came of the last step, once its copy is made or will not be.
+        The state may change afterwards, as after fence()."""
+        began_s = time.perf_counter()
+        outcome = self._standing.wait_settled(
+            self._changed, lambda: not self.protects, seconds_max=seconds_max
+        )
+        self._blocked_s += time.perf_counter() - began_s
+        self.fence()
+        return outcome
 
     def statistics(self) -> Statistics:
         counts = (self._steps, self._captured, self._skipped)
@@ -188,12 +186,10 @@ class Session:
         """The session ends; the agent keeps what was captured. Safe to repeat."""
         self._close(well=True)
 
-    def _exits(self) -> None:
-        self._close(well=not hasattr(sys, "last_value"))
-
-    def _close(self, *, well: bool) -> None:
+    def _close(self, *, well: bool | None = None) -> None:
         if self not in _present:
             return
+        well = not hasattr(sys, "last_value") if well is None else well
         with self._changed:
             _present.remove(self)
             self._changed.notify_all()  # the twin may wait for a step
@@ -213,12 +209,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         self._close(well=error is None)
 
     # In the training thread.
@@ -319,9 +310,11 @@ class Session:
     def _capture(self, answer: say.Capture) -> None:
         """Copies the state into its slots, if it still stands at the step."""
         if not answer.capture:
-            return
+            return self._settle(answer.step, *Came.refused(again=answer.again))
         assert self._place is not None
         rank, round = self._place.rank, self._place.round
+        if self._turn(answer) is Turn.LATER:
+            self._settle(answer.step, Came.PASSED)
         with self._changed:
             self._changed.wait_for(lambda: self._turn(answer) is not Turn.LATER)
             standing = self._standing
@@ -346,9 +339,15 @@ class Session:
             self._send(
                 say.Captured(rank=rank, round=round, step=answer.step, digests=told)
             )
-            return
+            return self._settle(answer.step, Came.CAPTURED)
         self._skipped += 1
+        self._settle(answer.step, Came.FAILED, reason or "its turn came too late")
         self._send(say.Skipped(rank=rank, round=round, step=answer.step, reason=reason))
+
+    def _settle(self, step: int, came: Came, reason: str = "") -> None:
+        with self._changed:
+            self._standing.settle(step, Outcome(came, reason))
+            self._changed.notify_all()
 
     def _turn(self, answer: say.Capture) -> Turn:
         """What is due; too late when the session ends, or the agent is gone."""
@@ -382,6 +381,10 @@ class Session:
         )
         self._copied_s += time.perf_counter() - began_s
         return finish
+
+    def _warn(self) -> None:
+        while self._adapter.warnings:
+            self._say(self._adapter.warnings.pop(0))
 
     def _say(self, text: str) -> None:
         who = f"rank {self._place.rank}" if self._place is not None else "session"

@@ -48,7 +48,8 @@ def draw(
         parts.append(Text(f"{name}: no root yet; waiting for the machines to join"))
     else:
         parts += [_headline(name, status, now_s), _machines(status), _memory(status)]
-        parts += [_promise(status), *_frequency(status), *_amiss(status)]
+        parts += [_promise(status), *_storage(status), *_frequency(status)]
+        parts += _amiss(status)
     if recoveries:
         parts.append(_recoveries(recoveries))
     if result is not None:
@@ -147,6 +148,20 @@ def _promise(status: Status) -> Text:
     count = status.may_lose
     machines = "machine" if count == 1 else "machines"
     return Text(f"any {count} {machines} may be lost; `twinstep explain` tells more")
+
+
+def _storage(status: Status) -> list[Text]:
+    """What outlives all machines, where something does."""
+    if not status.storage:
+        return []
+    text = f"storage {status.storage}: "
+    text += f"step {status.stored}" if status.stored else "no step yet"
+    text += f" (written in {status.stored_s:.1f} s)" if status.stored_s else ""
+    text += f"; step {status.storing} is being written" if status.storing else ""
+    lines = [Text(text)]
+    if status.storage_trouble:
+        lines.append(Text(f"storage: {status.storage_trouble}", style="yellow"))
+    return lines
 
 
 def _frequency(status: Status) -> list[Text]:

@@ -27,8 +27,11 @@ class Storage:
     start: str = ""
     """A folder or address of a torch.distributed.checkpoint directory that a job
     without any step of its own starts from. Empty: from the script's own state."""
-    options: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
-    """What fsspec is told of the address: endpoint_url, key, secret, ..."""
+    options: dict[str, str] = dataclasses.field(
+        default_factory=dict[str, str], repr=False
+    )
+    """What fsspec is told of the address: endpoint_url, key, secret, ... Each machine
+    has its own; they are never shown, nor put into the key-value store."""
     every_steps: int = 0
     """At least so many steps lie between two that are written; 0: as many as pass."""
     every_s: float = 0.0
@@ -64,9 +67,9 @@ class Storage:
                 raise ConfigError(
                     f"storage.{field.name} is {value}; it must be at least {least}"
                 )
-        unused = [f"{key}={value}" for key, value in self.options.items()]
-        if unused and not (self.path or self.start):
+        if self.options and not (self.path or self.start):
+            names = ", ".join(sorted(self.options))  # a value may be a secret
             raise ConfigError(
-                f"storage.options ({', '.join(unused)}) without storage.path; name "
-                "the address that they are for"
+                f"storage.options ({names}) without storage.path; name the address "
+                "that they are for"
             )

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.adapters.small_runs import Net, Slots
+from tests.leaving import leave
 from twinstep.adapters.torch import TorchState
 from twinstep.capture.manifest import read_manifest
 from twinstep.capture.snapshot import cut
@@ -132,3 +133,4 @@ def check_differences(
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    leave()

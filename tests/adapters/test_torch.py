@@ -96,12 +96,12 @@ def test_state_of_another_dtype_than_its_parameter_keeps_its_bits() -> None:
 def torn_buffers(fault: bool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the buffers that a forward pass between hold and copy has changed."""
     if fault:
-        honest = torch_state._cell
+        honest = torch_state.cell_of
 
         def late(*arguments: Any, staged: bool = False, **options: Any) -> Any:
             return honest(*arguments, **options)
 
-        monkeypatch.setattr(torch_state, "_cell", late)
+        monkeypatch.setattr(torch_state, "cell_of", late)
     run = Run()
     run.train(2)
     slots = Slots.of(run.state.layout())
@@ -156,6 +156,35 @@ def test_the_fence_runs_before_each_update_until_removed() -> None:
     remove()
     run.train(1)
     assert len(seen) == 2
+
+
+def test_with_a_closure_the_fence_runs_between_gradients_and_update() -> None:
+    run = Run()
+    weight = run.model.inner.weight
+    seen: list[str] = []
+    run.state.fence(lambda: seen.append("fence"))
+
+    class Own(torch.optim.SGD):
+        """May change parameters before it calls its closure."""
+
+    own = Own([weight], lr=0.1)
+    type(run.state)({"optimizer": own}).fence(lambda: seen.append("fence"))
+    for optimizer, order in (
+        (run.optimizer, ["gradients", "fence"]),
+        (own, ["fence", "gradients"]),
+    ):
+        before = weight.detach().clone()
+
+        def gradients() -> torch.Tensor:
+            seen.append("gradients")
+            weight.grad = torch.ones_like(weight)
+            assert torch.equal(weight, before)  # noqa: B023
+            return weight.sum()
+
+        optimizer.step(gradients)
+        assert seen == order
+        assert not torch.equal(weight, before)
+        seen.clear()
 
 
 def test_replaced_tensors_are_found_again() -> None:

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.adapters.distributed_run import bits
+from tests.leaving import leave
 from twinstep.adapters.torch import TorchState
 from twinstep.adapters.torch_traffic import UNWAITED_MAX
 from twinstep.schedule.pulse import PULSE_BYTES, Pulse, StepSeen, last_step, read
@@ -246,3 +247,4 @@ def main(rank: int, world: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    leave()

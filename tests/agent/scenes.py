@@ -11,6 +11,7 @@ from typing import Any
 from twinstep.agent import actions as do, messages as say
 from twinstep.agent.transit import Transit
 from twinstep.agent.worker import Worker
+from twinstep.config import Storage
 from twinstep.placement.strategy import place
 from twinstep.store.slots import SlotTable
 from twinstep.values import Grid
@@ -55,10 +56,22 @@ def stop(*, round: int = 1, term: int = 1) -> say.Stop:
 
 
 def answer(
-    step: int, *, keep: int = 0, capture: bool = True, round: int = 1, term: int = 1
+    step: int,
+    *,
+    keep: int = 0,
+    capture: bool = True,
+    round: int = 1,
+    term: int = 1,
+    store: int = 0,
 ) -> say.Answer:
     return say.Answer(
-        round=round, term=term, step=step, at=step, keep=keep, capture=capture
+        round=round,
+        term=term,
+        step=step,
+        at=step,
+        keep=keep,
+        capture=capture,
+        store=store,
     )
 
 
@@ -123,10 +136,21 @@ def layout(rank: int = 0, *, round: int = 1, own_bytes: int = SIZE) -> say.Layou
 class Scene:
     """A worker on machine m0, unless another is named, brought where a test begins."""
 
-    def __init__(self, *, machine: str = "m0", machines: int = 2, ranks: int = 1):
+    def __init__(
+        self,
+        *,
+        machine: str = "m0",
+        machines: int = 2,
+        ranks: int = 1,
+        storage: Storage | None = None,
+    ):
         self.grid = Grid(machines=machines, ranks_per_machine=ranks)
         self.worker = Worker(
-            machine=machine, grid=self.grid, chunk_bytes=4096, retry_s=0.1
+            machine=machine,
+            grid=self.grid,
+            chunk_bytes=4096,
+            retry_s=0.1,
+            storage=storage or Storage(),
         )
         self.transit = Transit(worker=self.worker)
 

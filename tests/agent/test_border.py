@@ -28,7 +28,7 @@ def copies(count: int, shard: int = 0) -> list[say.CopyInfo]:
 
 POSSIBLE: list[Any] = [
     scenes.join("m1", round=1 + border.ROUNDS_AHEAD_MAX),
-    scenes.inventory("m1", copies(6), place=1),
+    scenes.inventory("m1", copies(9), place=1),
     scenes.report("m1", 1 << 53, safe=[1, 2], digests={1: DIGESTS}),
     say.Laid(**OF, sizes={1: 9, 2: 9}, shared_digests=DIGESTS),
     ended(1),
@@ -38,6 +38,8 @@ POSSIBLE: list[Any] = [
     say.CopyBad(
         **OF, shard=2, step=4, holder="m0", corrupt=True, last=False, reason="bad"
     ),
+    say.Stored(**OF, step=4, bytes=9, seconds=1.0),
+    say.StoredBad(**OF, step=4, corrupt=True, reason="bad"),
     say.Condition(**OF, failing="", warnings=["hot"]),
     say.Unable(**OF, reason="no memory"),
     say.Profiled(**OF, step_s=1.0, idle_s=0.5, needs_s=0.2, every=1, unfitted_bytes=0),
@@ -60,12 +62,15 @@ def test_a_machine_speaks_in_no_other_name(one: say.ToRoot) -> None:
     ("message", "reason"),
     [
         (scenes.join("m1", round=2 + border.ROUNDS_AHEAD_MAX), "far beyond 1"),
-        (scenes.inventory("m1", copies(7)), "7 copies, at most 6"),
+        (scenes.inventory("m1", copies(10)), "10 copies, at most 9"),
         (scenes.inventory("m1", copies(1, shard=3)), "number 3 of 3"),
         (scenes.inventory("m1", sizes={3: 1}), "number 3 of 3"),
         (scenes.inventory("m1", place=2), "place 2 of 2"),
-        (scenes.report("m1", 5, safe=[1, 2, 3]), "3 safe steps, at most 2"),
-        (scenes.report("m1", 5, digests=dict.fromkeys(range(7), DIGESTS)), "7 digests"),
+        (scenes.report("m1", 5, safe=[1, 2, 3, 4]), "4 safe steps, at most 3"),
+        (
+            scenes.report("m1", 5, digests=dict.fromkeys(range(10), DIGESTS)),
+            "10 digests",
+        ),
         (scenes.report("m1", 5, digests={1: DIGESTS * 2}), "2 digests, at most 1"),
         (say.Laid(**OF, sizes={3: 9}, shared_digests=[]), "number 3 of 3"),
         (say.Laid(**OF, sizes={}, shared_digests=DIGESTS * 2), "2 digests"),

@@ -112,6 +112,16 @@ def test_all_are_answered_when_all_have_reported() -> None:
     assert {(one.step, one.keep) for one in of(done, say.Answer)} == {(6, 5)}
 
 
+def test_a_no_says_whether_a_yes_may_follow() -> None:
+    root = training()
+    for in_flight in (True, False):  # the second time, what was on its way is there
+        said: list[say.Answer] = []
+        for name in ("m0", "m1"):
+            busy = in_flight and name == "m1"
+            said = of(root.hears(report(name, 9, in_flight=busy)), say.Answer)
+        assert {(one.capture, one.again) for one in said} == {(not busy, busy)}
+
+
 def test_a_rank_that_dies_brings_all_back_to_the_newest_whole_step() -> None:
     root = training()
     done = root.hears(ended())

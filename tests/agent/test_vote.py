@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tests.agent import scenes
 from tests.agent.scenes import Scene, of
 from twinstep.agent import actions as do, messages as say
@@ -99,6 +101,15 @@ def test_what_was_in_flight_is_reported_again_once_it_has_arrived() -> None:
     scene.transit.hashed(0, ship.slot, 1, b"d")
     (again,) = of(scene.transit.acknowledged(1, 0, 1, 1), say.Report)
     assert (again.step, again.in_flight, again.safe) == (2, False, [1])
+
+
+def test_a_rank_hears_whether_another_word_may_follow() -> None:
+    scene = Scene()
+    scene.begins(scenes.begin())
+    for again in (True, False):
+        no = msgspec.structs.replace(scenes.answer(1, capture=False), again=again)
+        (order,) = of(scene.worker.from_root(no), say.Capture)
+        assert (order.capture, order.again) == (False, again)
 
 
 def test_shared_state_is_captured_with_the_own_shard_or_not_at_all() -> None:

@@ -70,9 +70,17 @@ def test_a_manifest_comes_back_from_a_slot() -> None:
     assert values_of(manifest) == {"lr": 0.1}
 
 
+def test_entries_from_before_replicas_were_counted_are_read() -> None:
+    fields = msgspec.msgpack.decode(encode_entries([entry(replica=3)]))
+    assert msgspec.msgpack.decode(
+        msgspec.msgpack.encode([fields[0][:-1]]), type=list[Entry]
+    ) == [entry(replica=0)]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        entry(replica=-1),
         entry(offset=HEAD - 64),
         entry(offset=OWN - 32),
         entry(offset=-64),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,6 @@ def slurm() -> Iterator[Slurm]:
         yield made
 
 
-@cache
 def reference() -> dict[int, str]:
     return undisturbed(ranks=2, arguments=("--steps", STEPS))
 

@@ -42,7 +42,7 @@ def test_links_fail_and_no_bit_differs(tmp_path: Path) -> None:
     first = injured.failures[0]
     assert first.recoveries >= 1 and first.steps_lost <= 1, first
     calm = train(
-        Plan(style="ddp", machines=3, steps=injured.steps),
+        Plan(style="ddp", machines=3, standbys=0, steps=injured.steps, step_s=0.0),
         tmp_path / "calm",
         screen,
     )

@@ -120,3 +120,88 @@ def test_whatever_happens_a_whole_copy_of_keep_stays(moves, keep: int) -> None:
         elif move == "abandon" and one.slots[0][1].state is State.FILLING:
             one.abandon(0, 1)
         assert one.find(0, step=keep, captured_in=1) == 0
+
+
+# A third slot, and what is read for storage.
+
+
+def three(*steps: int) -> SlotTable:
+    """The same with a third slot."""
+    made = SlotTable(spare={0})
+    made.reserve(0, size=100)
+    for slot, step in enumerate(steps):
+        if step:
+            made.start(0, slot, step=step, captured_in=1, writer="w")
+            made.whole(0, slot, digests=b"d")
+    return made
+
+
+def test_a_pinned_slot_is_never_handed_out() -> None:
+    one = three(5, 6, 7)
+    assert one.pin([0], step=5) == {0: 0}
+    assert one.target(0, keep=7) == 1
+    assert one.target(0, keep=6) == 2
+    one.start(0, 1, step=8, captured_in=1, writer="rank 0")
+    assert one.target(0, keep=7) is None
+    one.unpin()
+    assert one.target(0, keep=7) == 0
+
+
+def test_what_is_not_here_or_has_no_third_slot_is_not_pinned() -> None:
+    assert table(5, 4).pin([0], step=5) is None
+    one = three(5, 6, 0)
+    assert one.pin([0], step=7) is None
+    assert one.pin([0, 1], step=5) is None, "shard 1 is not here"
+    assert one.pinned == {}
+
+
+def test_a_slot_that_is_being_written_is_not_pinned() -> None:
+    one = three(5, 0, 0)
+    one.start(0, 1, step=6, captured_in=1, writer="rank 0")
+    assert one.pin([0], step=6) is None
+    one.written(0, 1)
+    assert one.pin([0], step=6) is None, "nobody knows its digests yet"
+
+
+def test_a_third_slot_comes_to_two_that_keep_what_they_held() -> None:
+    one = table(5, 4)
+    one.spare.add(0)
+    one.reserve(0, size=100)
+    assert [slot.step for slot in one.slots[0]] == [5, 4, 0]
+    assert one.pin([0], step=4) == {0: 1}
+
+
+def test_a_shard_that_is_given_up_takes_its_pin_along() -> None:
+    one = three(5, 6, 7)
+    one.pin([0], step=5)
+    one.forget_shards(set())
+    assert (one.pinned, one.spare) == ({}, set())
+
+
+@given(
+    some.lists(
+        some.sampled_from(["pin", "unpin", "write", "done", "abandon"]), max_size=40
+    ),
+)
+def test_whatever_happens_what_is_pinned_stays(moves: list[str]) -> None:
+    one, keep, step = three(1, 0, 0), 1, 1
+    pinned: int | None = None
+    for move in moves:
+        filling = [slot for _, slot, _ in one.filling()]
+        if move == "pin" and pinned is None and one.pin([0], step=keep):
+            pinned = keep
+        elif move == "unpin":
+            one.unpin()
+            pinned = None
+        elif move == "write":
+            slot = one.target(0, keep=keep)
+            if slot is not None:
+                step += 1
+                one.start(0, slot, step=step, captured_in=1, writer="w")
+        elif move == "done" and filling:
+            keep = one.slots[0][filling[0]].step
+            one.whole(0, filling[0], digests=b"d")
+        elif move == "abandon" and filling:
+            one.abandon(0, filling[0])
+        for held in (keep, pinned):
+            assert held is None or one.find(0, step=held, captured_in=1) is not None

@@ -38,7 +38,7 @@ def test_what_a_buffer_holds_has_not_moved(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     near, far = pair
-    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
     flow, other = Flow(), Flow()
     channel = TcpChannel(near, limits=Transfer(), deadline_s=10.0, flow=flow)
     other.opens(far)

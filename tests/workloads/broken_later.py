@@ -13,4 +13,4 @@ for step in range(session.restore(), 100):
     if step == 5:
         raise ValueError("bad batch")
     session.after_step(step + 1)
-    time.sleep(0.2)
+    time.sleep(0.05)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--pause-s", type=float, default=0.02)
+    parser.add_argument("--keep", type=Path, help="Rank 0 saves each step here.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -62,6 +64,10 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if options.keep and dist.get_rank() == 0:
+                state = {"model": model, "optimizer": optimizer, "seen": seen}
+                saved = {name: one.state_dict() for name, one in state.items()}
+                torch.save(saved, options.keep / f"{step + 1}.pt")
             session.after_step(step + 1)
             time.sleep(options.pause_s)
     print(f"digest {digest(optimizer, model, seen)}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twinstep.capture.snapshot import StateAdapter
+from twinstep.adapters.state import StateAdapter
 from twinstep.errors import StateError
 
 
 def adapter_for(objects: Mapping[str, object]) -> StateAdapter:
-    """Returns the adapter for `objects`.
+    """Returns the adapter for `objects`; one that is a StateAdapter serves itself.
 
     Raises: StateError when there are none, or torch is not installed."""
     if not objects:
@@ -21,6 +21,9 @@ def adapter_for(objects: Mapping[str, object]) -> StateAdapter:
             "a Session needs the state to keep: Session(model=model, "
             "optimizer=optimizer, loader=loader)"
         )
+    for given in objects.values():
+        if len(objects) == 1 and isinstance(given, StateAdapter):
+            return given
     try:
         from twinstep.adapters.torch import TorchState
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@
     hold:    is the binding still live? values and buffers are copied now
     copy:    memcpy from the addresses into the slot (devices: torch_cuda)
     restore: the way back                                        torch_restore
+    restore_stored: the same from storage, for any number of ranks   torch_reshard
 
 Parameters that are written elsewhere than in an optimizer's step (an average of
 weights, a re-initialisation) must be written after session.fence(), or between two
@@ -24,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from twinstep.adapters import torch_values
 from twinstep.adapters.torch_cuda import DeviceCopies
 from twinstep.adapters.torch_plan import Binding, Plan, bind, is_dense, make_plan
+from twinstep.adapters.torch_reshard import restore_stored
 from twinstep.adapters.torch_restore import restore
 from twinstep.adapters.torch_state import Inventory, ddp_size
 from twinstep.capture.manifest import (
@@ -46,10 +48,14 @@ from twinstep.capture.snapshot import (
     copy_pieces,
 )
 from twinstep.errors import StateError
+from twinstep.store.stored import StoredStep
+
+TORCH_OWN = "torch.optim."
+"""Where the optimizers are that change nothing before they have called a closure."""
 
 
 class TorchState:
-    """The live state of named torch objects. Satisfies capture's StateAdapter."""
+    """The live state of named torch objects. Satisfies StateAdapter."""
 
     def __init__(self, objects: Mapping[str, object]) -> None:
         """Raises: StateError naming an object that cannot be captured."""
@@ -149,11 +155,24 @@ class TorchState:
 
     def fence(self, before_update: Callable[[], None]) -> Callable[[], None]:
         """`before_update` runs before each optimizer's step, until the returned
-        function is called."""
+        function is called. Where a step of torch's own optimizers begins with a
+        closure, which computes the gradients, it runs after that."""
 
-        def before_step(*_: Any) -> None:
+        def fence() -> None:
             before_update()
             self._devices.fence()
+
+        def before_step(optimizer: Any, args: Any, options: Any) -> Any:
+            closure = options.get("closure") or (args[1] if len(args) > 1 else None)
+            if closure is None or not type(optimizer).__module__.startswith(TORCH_OWN):
+                return fence()
+
+            def gradients() -> Any:
+                found = closure()
+                fence()
+                return found
+
+            return args[:1], {**options, "closure": gradients}
 
         hooks = [
             optimizer.register_step_pre_hook(before_step)
@@ -170,6 +189,21 @@ class TorchState:
         """The live objects have the state of the slots, whose step is returned."""
         views = [view.cast("B") for view in shared]
         return restore(self.inventory, own.cast("B"), views)
+
+    def restore_stored(self, stored: StoredStep, *, rank: int, world_size: int) -> int:
+        """The live objects have the stored step's state, whatever number of ranks
+        wrote it; returns its step. What the user should know comes to `warnings`."""
+        step, warnings = restore_stored(
+            self.inventory, stored, rank=rank, world_size=world_size
+        )
+        self.warnings += warnings
+        return step
+
+    def start_from(self, path: str, options: dict[str, str]) -> None:
+        """The live objects have the state of a DCP checkpoint (torch_start.py)."""
+        from twinstep.adapters.torch_start import start_from
+
+        self.warnings += start_from(self.inventory, path, options)
 
     def shared_digest(self) -> bytes:
         """xxh3-128 of the shared entries and their live bytes; b"" without any."""

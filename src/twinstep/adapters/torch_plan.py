@@ -95,6 +95,7 @@ def _entry(place: Place, offset: int) -> Entry:
         offset=offset,
         size=place.size,
         region="shared" if place.shared else "own",
+        replica=place.replica,
     )
 
 

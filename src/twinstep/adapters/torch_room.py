@@ -48,6 +48,7 @@ def expected(name: str, optimizer: Optimizer, cells: dict[int, Cell]) -> list[Pl
                     box_shape=of.box_shape if shape is None else shape,
                     shared=of.shared,
                     staged=False,
+                    replica=of.replica if like else 0,
                 )
             )
     return places

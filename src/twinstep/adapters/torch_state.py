@@ -23,18 +23,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
 import numpy
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from twinstep.adapters import torch_values
+from twinstep.adapters.torch_box import box_of
+from twinstep.adapters.torch_refusal import kind_of, refusal_of, tensor_refusal
 from twinstep.capture.plain import encode_plain
 from twinstep.errors import StateError
 
@@ -52,6 +54,7 @@ class Place:
     box_shape: tuple[int, ...]
     shared: bool
     staged: bool
+    replica: int = 0
 
     @property
     def size(self) -> int:
@@ -115,15 +118,20 @@ class Inventory:
     optimizers: dict[str, Optimizer] = field(default_factory=dict[str, Optimizer])
     tensors: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     others: dict[str, Any] = field(default_factory=dict[str, Any])
+    names: dict[str, dict[str, msgspec.Raw]] = field(
+        default_factory=dict[str, dict[str, msgspec.Raw]]
+    )
+    """As the last survey found them, encoded: each optimizer's parameters by groups,
+    and tied parameters' other names. For readers that have no live objects."""
 
     @staticmethod
     def of(objects: Mapping[str, object]) -> Inventory:
         """Raises: StateError naming the first object that cannot be captured."""
         inventory = Inventory()
         for name, value in flatten(objects).items():
-            refusal = _refusal(value)
+            refusal = refusal_of(value)
             if refusal:
-                raise StateError(f"{name} is a {_kind(value)}: {refusal}")
+                raise StateError(f"{name} is a {kind_of(value)}: {refusal}")
             if isinstance(value, torch.nn.Module):
                 inventory.modules[name] = value
             elif isinstance(value, Optimizer) and _is_stock(value):
@@ -148,39 +156,53 @@ class Inventory:
         """Returns a cell for each tensor of the state that exists now."""
         _reshard(self.modules.values())
         cells: list[Cell] = []
+        tied: dict[str, msgspec.Raw] = {}
+        params: dict[str, msgspec.Raw] = {}
         seen: dict[int, str] = {}
         shared_ids: set[int] = set()
         for path, module, shared in self.submodules():
             shared = shared and sharing
             for key, parameter in module._parameters.items():
-                if parameter is None or id(parameter) in seen:
+                if parameter is None:
+                    continue
+                if id(parameter) in seen:
+                    other = seen[id(parameter)]
+                    tied[f"{path}.{key}"] = _encoded(path, other)
                     continue
                 name = seen[id(parameter)] = f"{path}.{key}"
                 if shared:
                     shared_ids.add(id(parameter))
-                cells.append(_cell(name, module._parameters, key, shared=shared))
+                cells.append(cell_of(name, module._parameters, key, shared=shared))
             for key, buffer in module._buffers.items():
                 if buffer is None or key in module._non_persistent_buffers_set:
                     continue
                 if id(buffer) not in seen:
                     name = seen[id(buffer)] = f"{path}.{key}"
-                    cells.append(_cell(name, module._buffers, key, staged=True))
+                    cells.append(cell_of(name, module._buffers, key, staged=True))
         for name, tensor in self.tensors.items():
             if id(tensor) not in seen:
                 seen[id(tensor)] = name
-                cells.append(_cell(name, self.tensors, name, staged=True))
+                cells.append(cell_of(name, self.tensors, name, staged=True))
         for name, optimizer in self.optimizers.items():
+            labels: list[str] = []
             for index, parameter in enumerate(parameters_of(optimizer)):
                 if id(parameter) not in seen:
                     seen[id(parameter)] = f"{name}[{index}]"
                     bin = {"parameter": parameter}
-                    cells.append(_cell(f"{name}[{index}].parameter", bin, "parameter"))
-                path = f"{name}[{index}:{seen[id(parameter)]}]"
+                    cells.append(
+                        cell_of(f"{name}[{index}].parameter", bin, "parameter")
+                    )
+                labels.append(seen[id(parameter)])
+                path = f"{name}[{index}:{labels[index]}]"
                 state = cast("Bin", optimizer.state.get(parameter, {}))
                 shared = id(parameter) in shared_ids
                 for key, value in state.items():
                     if isinstance(value, torch.Tensor):
-                        cells.append(_cell(f"{path}.{key}", state, key, shared=shared))
+                        cells.append(
+                            cell_of(f"{path}.{key}", state, key, shared=shared)
+                        )
+            params[name] = _encoded(name, _by_groups(optimizer, labels))
+        self.names = {"params": params, "tied": tied}
         return cells
 
     def values(self) -> bytes:
@@ -202,6 +224,7 @@ class Inventory:
                 name: _encoded(f"{name}.state", state_of(name, value))
                 for name, value in self.others.items()
             },
+            **self.names,
         }
         return msgspec.msgpack.encode(parts)
 
@@ -241,6 +264,13 @@ def set_state_of(value: Any, state: Any) -> None:
 
 def _encoded(path: str, value: Any) -> msgspec.Raw:
     return msgspec.Raw(encode_plain(value, path=path, to_blob=torch_values.to_blob))
+
+
+def _by_groups(optimizer: Optimizer, labels: list[str]) -> list[list[str]]:
+    rest = iter(labels)
+    return [
+        list(islice(rest, len(group["params"]))) for group in optimizer.param_groups
+    ]
 
 
 def _optimizer_values(optimizer: Optimizer) -> dict[str, Any]:
@@ -290,14 +320,15 @@ def _reshard(modules: Any) -> None:
                 inner.reshard()
 
 
-def _cell(
+def cell_of(
     name: str, bin: Any, key: Any, *, shared: bool = False, staged: bool = False
 ) -> Cell:
+    """Returns the cell of the tensor `bin[key]`. Raises: StateError by name."""
     tensor: torch.Tensor = bin[key]
-    refusal = _tensor_refusal(tensor)
+    refusal = tensor_refusal(tensor)
     if refusal:
         raise StateError(f"{name} is {refusal}")
-    local, offsets = _box(name, tensor)
+    local, offsets, replica = box_of(name, tensor)
     place = Place(
         name=name,
         dtype=torch_values.NAMES[local.dtype],
@@ -306,79 +337,9 @@ def _cell(
         box_shape=tuple(local.shape),
         shared=shared and not isinstance(tensor, DTensor),
         staged=staged,
+        replica=replica,
     )
     return Cell(place=place, container=bin, key=key, tensor=tensor, local=local)
-
-
-def _box(name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Returns this rank's part of a tensor, and where in the whole it begins."""
-    if not isinstance(tensor, DTensor):
-        return tensor, (0,) * tensor.dim()
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    local = tensor._local_tensor
-    if any(isinstance(placement, Partial) for placement in tensor.placements):
-        raise StateError(
-            f"{name} is a DTensor with a Partial placement, a sum not yet made; "
-            "redistribute it to Shard or Replicate first"
-        )
-    shape, offsets = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )
-    if tuple(shape) != tuple(local.shape):
-        raise StateError(
-            f"{name} is a DTensor whose local shape {tuple(local.shape)} is not the "
-            f"{tuple(shape)} of its placements {tensor.placements}; twinstep knows "
-            "even and uneven Shard and Replicate"
-        )
-    # An empty box may begin past the end, which a manifest does not allow.
-    ends = zip(offsets, tensor.shape, strict=True)
-    return local, tuple(min(first, end) for first, end in ends)
-
-
-def _tensor_refusal(tensor: torch.Tensor) -> str:
-    if is_lazy(tensor):
-        return "not initialised; run one forward pass before twinstep.Session"
-    if isinstance(tensor, DTensor):
-        return _tensor_refusal(tensor._local_tensor)
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        return f"a {_kind(tensor)}; only plain tensors and DTensors can be captured"
-    if tensor.layout is not torch.strided or tensor.dtype not in torch_values.NAMES:
-        return (
-            f"a tensor of {tensor.layout} and {tensor.dtype}; dense tensors of "
-            f"{', '.join(torch_values.DTYPES)} can be captured"
-        )
-    if tensor.device.type not in ("cpu", "cuda"):
-        return f"on {tensor.device}; tensors on cpu and cuda can be captured"
-    return ""
-
-
-def _refusal(value: object) -> str:
-    """Returns why an object cannot be captured and the way out, or nothing."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.optim import ZeroRedundancyOptimizer
-
-    if isinstance(value, FullyShardedDataParallel):
-        return "use FSDP2, torch.distributed.fsdp.fully_shard(model), instead"
-    if isinstance(value, ZeroRedundancyOptimizer):
-        return "its state moves between ranks; use FSDP2 with a plain optimizer"
-    known = torch.nn.Module | Optimizer | torch.Tensor | torch.Generator
-    if isinstance(value, known | random.Random | numpy.random.Generator):
-        return ""
-    methods = ("state_dict", "load_state_dict")
-    if all(callable(getattr(value, method, None)) for method in methods):
-        return ""
-    if isinstance(value, torch.utils.data.DataLoader):
-        return (
-            "it cannot say where in the data it stands; use "
-            "torchdata.stateful_dataloader.StatefulDataLoader, or leave it out and "
-            "find the position from the step"
-        )
-    return (
-        "it has no state_dict() and load_state_dict(); give it both, or leave it out. "
-        "Modules, optimizers, schedulers, scalers, stateful loaders, generators and "
-        "tensors can be captured, and lists and dicts of them"
-    )
 
 
 def _is_stock(optimizer: Optimizer) -> bool:
@@ -387,7 +348,3 @@ def _is_stock(optimizer: Optimizer) -> bool:
         kind.load_state_dict is Optimizer.load_state_dict
         and kind.state_dict is Optimizer.state_dict
     )
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -106,3 +106,15 @@ def set_generators(states: dict[str, Any]) -> None:
                 "are visible; give every rank the same number of devices as before"
             )
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def for_devices_here(states: dict[str, Any]) -> dict[str, Any]:
+    """Returns `states` for the CUDA devices that are visible here, though another
+    number was: device i continues as device i modulo the number of then."""
+    if "cuda" not in states:
+        return states
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    then = states["cuda"]
+    if count == 0 or not then:
+        return {name: state for name, state in states.items() if name != "cuda"}
+    return states | {"cuda": [then[index % len(then)] for index in range(count)]}

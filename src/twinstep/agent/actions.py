@@ -48,6 +48,8 @@ class ReserveSlots:
     sizes: dict[int, int]
     spare: frozenset[int] = frozenset()
     """Of these shards three."""
+    third: bool = False
+    """Only the third of each: two are here since before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,14 @@ class MakeWhole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TidyStorage:
+    """A step was given up: remove what of it and of older ones is of no use, so that
+    the next finds room."""
+
+    newest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveResult:
     """The job is over: tell whoever started it."""
 
@@ -239,6 +249,7 @@ RootAction: TypeAlias = (
     | SaveRecovery
     | LookInStorage
     | MakeWhole
+    | TidyStorage
     | SaveResult
     | Log
 )

@@ -69,6 +69,9 @@ class Ballot:
     captures: Callable[[int], bool] = always
     """Asked once for each step that can be captured: whether it is (traffic.py)."""
     keep: int = 0
+    began: int = 0
+    """The step that the round started from: an older one that a machine still holds is
+    none to go back to any more."""
     reached: int = 0
     answered: int = 0
     """The newest step that all machines have reported."""
@@ -88,6 +91,7 @@ class Ballot:
     def start(self, step: int) -> None:
         """A round starts from `step`, which is not safe until its copies exist."""
         self.keep, self.reached, self.answered = 0, step, step
+        self.began = step
         self.captured = step
         self.ordered = False
         self.reports.clear()
@@ -113,7 +117,7 @@ class Ballot:
         first, self.answered = report.step > self.answered, report.step
         notes = self._compare(reports)
         safe = set[int].intersection(*(set(r.safe) for r in reports)) - self.differing
-        self.keep = max(safe | {self.keep})
+        self.keep = max({step for step in safe if step >= self.began} | {self.keep})
         in_flight = any(r.in_flight for r in reports)
         free = report.step > self.captured and not in_flight
         if free:

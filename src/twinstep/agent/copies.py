@@ -77,7 +77,6 @@ class Copies:
         }
         if begin.may_share:
             self.held |= set(self.grid.captured_by(machine_rank))
-        self.table.unpin()
         self.table.forget_after(begin.step)
         self._forget_unlisted(begin)
         self.reserving.begins()

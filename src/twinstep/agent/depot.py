@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from twinstep.agent import actions as do, filing
 from twinstep.agent.draining import Looked, Made, StoredStep
-from twinstep.errors import TwinstepError
 from twinstep.storage_settings import Storage
 from twinstep.store import contents as stored
 from twinstep.store.contents import Contents
@@ -23,6 +22,13 @@ from twinstep.store.writing import make_whole
 
 if TYPE_CHECKING:
     from twinstep.agent.root import Actions, Root
+
+NOTES_MAX = 20
+"""Folders that are passed over are named in the log, so many of the newest."""
+
+HANGS = "has not answered an earlier call yet"
+
+Wanted: TypeAlias = do.LookInStorage | do.MakeWhole | do.TidyStorage
 
 
 @final
@@ -37,32 +43,70 @@ class Depot:
         decide: Callable[[Root, Callable[[Root], Actions]], None],
     ) -> None:
         self._settings, self._decide = settings, decide
+        self._busy: dict[type, threading.Thread] = {}
 
-    def serve(self, action: do.LookInStorage | do.MakeWhole, root: Root) -> None:
-        """Begins to do it; the root hears what came of it."""
+    def serve(self, action: Wanted, root: Root) -> None:
+        """Begins to do it; the root hears what came of it. Of each kind one thread at
+        most hangs: while it does, the next is told so."""
+        before = self._busy.get(type(action))
+        if before is not None and before.is_alive():
+            self._tell(root, _refused(action, f"{self._settings.path} {HANGS}"))
+            return
 
         def work() -> None:
-            if isinstance(action, do.MakeWhole):
-                new = made(self._settings, action)
-                self._decide(root, lambda root: filing.made(root, new))
-                return
-            seen = looked(self._settings)
-            self._decide(root, lambda root: filing.found(root, seen))
+            self._tell(root, _done(self._settings, action))
 
-        threading.Thread(target=work, name="twinstep-depot", daemon=True).start()
+        thread = threading.Thread(target=work, name="twinstep-depot", daemon=True)
+        self._busy[type(action)] = thread
+        thread.start()
+
+    def _tell(self, root: Root, done: Looked | Made | None) -> None:
+        match done:
+            case Looked():
+                self._decide(root, lambda root: filing.found(root, done))
+            case Made():
+                self._decide(root, lambda root: filing.made(root, done))
+            case None:
+                pass
+
+
+def _done(settings: Storage, action: Wanted) -> Looked | Made | None:
+    match action:
+        case do.LookInStorage():
+            return looked(settings)
+        case do.MakeWhole():
+            return made(settings, action)
+        case do.TidyStorage(newest=newest):
+            tidied(settings, newest=newest)
+            return None
+
+
+def _refused(action: Wanted, reason: str) -> Looked | Made | None:
+    match action:
+        case do.LookInStorage():
+            return Looked(steps=None, trouble=reason)
+        case do.MakeWhole():
+            return Made(whole=None, trouble=reason)
+        case do.TidyStorage():
+            return None
 
 
 def looked(settings: Storage) -> Looked:
     """Looks at every step of the storage. Raises nothing: it is said in the answer."""
+    steps: list[StoredStep] = []
+    notes: list[str] = []
     try:
         place = place_of(settings.path, settings.options)
-        found = look(place, steps_max=settings.steps_max)
-    except (OSError, TwinstepError) as error:
+        for one in look(place, steps_max=settings.steps_max):
+            if one.contents is not None:
+                steps.append(_stored(one.contents))
+            else:
+                notes.append(f"{one.folder} is passed over: {one.reason}")
+    except Exception as error:
         return Looked(steps=None, trouble=_words(error))
-    notes = [
-        f"{one.folder} is passed over: {one.reason}" for one in found if not one.whole
-    ]
-    steps = [_stored(one.contents) for one in found if one.contents is not None]
+    more = len(notes) - NOTES_MAX
+    if more > 0:
+        notes = [f"{more} older folders are passed over", *notes[more:]]
     return Looked(steps=steps, notes=notes)
 
 
@@ -70,37 +114,40 @@ def made(settings: Storage, action: do.MakeWhole) -> Made:
     """All parts are one step afterwards, and what is old is gone. Raises nothing."""
     try:
         place = place_of(settings.path, settings.options)
-        whole = make_whole(place, step=action.step, names=action.parts)
-    except (OSError, ValueError, TwinstepError) as error:
+        whole = _stored(make_whole(place, step=action.step, names=action.parts))
+    except Exception as error:
         return Made(whole=None, trouble=_words(error))
+    return Made(whole=whole, gone=tidied(settings, newest=action.step))
+
+
+def tidied(settings: Storage, *, newest: int) -> list[int]:
+    """Old steps, and the rest of attempts that were given up, are gone as far as the
+    storage allows; returns which steps. Raises nothing: the next turn tries again."""
     try:
-        gone = _tidy(place, settings, newest=action.step)
-    except (OSError, TwinstepError):
-        gone = []  # the next step's turn tries again
-    return Made(whole=_stored(whole), gone=gone)
+        return _tidy(place_of(settings.path, settings.options), settings, newest)
+    except Exception:
+        return []
 
 
-def _tidy(place: Place, settings: Storage, *, newest: int) -> list[int]:
-    """Removes old steps and the rest of attempts that were given up; returns which."""
-    found = [one for one in look(place, steps_max=settings.steps_max) if _ours(one)]
-    past = [one for one in found if one.step <= newest]
-    whole = {one.step: one.contents for one in past if one.contents is not None}
+def _tidy(place: Place, settings: Storage, newest: int) -> list[int]:
+    kept: dict[int, list[str]] = {}
+    past: dict[int, list[str]] = {}
+    for one in look(place, steps_max=settings.steps_max):
+        if one.step > newest or not _ours(one):
+            continue
+        past[one.step] = list(place.sizes(one.folder))
+        if one.contents is not None:
+            kept[one.step] = [file.name for file in one.contents.files]
     gone = to_remove(
-        sorted(whole),
+        sorted(kept),
         keep_last=settings.keep_last,
         keep_every=settings.keep_every,
         newest=newest,
     )
-    kept = {
-        step: [file.name for file in contents.files]
-        for step, contents in whole.items()
-        if step not in gone
-    }
-    folders = {one.step: list(place.sizes(one.folder)) for one in past}
-    for step, names in leftovers(folders, kept).items():
-        # Without its table a step is none, whatever else is still there.
-        first = sorted(names, key=lambda name: name != stored.METADATA)
-        place.remove(stored.folder_name(step), first)
+    for step in gone:
+        del kept[step]
+    for step, names in leftovers(past, kept).items():
+        place.remove(stored.folder_name(step), names)
     return gone
 
 

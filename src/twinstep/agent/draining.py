@@ -84,6 +84,11 @@ class Draining:
     """All parts are there; the step is being made whole."""
     last_step: int = 0
     """The newest step that was begun to be written."""
+    last_whole: int = 0
+    """The newest that is in storage, as far as is known. Where it is bad, the newest
+    good one: training comes by later steps again."""
+    overdue: bool = False
+    """Said that making the step whole takes too long."""
     not_before_s: float = 0.0
     written: int = 0
     """Steps this root has had written."""
@@ -132,6 +137,7 @@ class Draining:
         self.stored |= {one.step: one for one in seen.steps}
         newest = max(self.stored, default=0)
         self.last_step = max(self.last_step, newest)
+        self.last_whole = max(self.last_whole, newest)
         texts = [f"storage: {note}" for note in seen.notes]
         texts += [f"storage holds step {newest}"] if newest else []
         return [do.Log(text=text) for text in texts]
@@ -200,8 +206,8 @@ class Draining:
         if self.step:
             return self.step
         settings = self.settings
-        due = keep >= self.last_step + max(1, settings.every_steps)
-        if keep <= 0 or not due or now_s < self.not_before_s:
+        due = keep >= self.last_whole + settings.every_steps
+        if keep <= self.last_step or not due or now_s < self.not_before_s:
             return 0
         self.not_before_s = now_s + settings.every_s
         writers = {
@@ -217,6 +223,7 @@ class Draining:
         """These machines have been told to write their parts of `step`."""
         assert not self.step, f"{self.step} is being written"
         self.step, self.since_s, self.writers = step, now_s, writers
+        self.overdue = False
         self.last_step = max(self.last_step, step)
         self.told.clear()
 
@@ -243,6 +250,7 @@ class Draining:
         self.step, self.trouble = 0, ""
         self.bad.pop(whole.step, None)
         self.stored[whole.step] = whole
+        self.last_whole = whole.step
         for step in new.gone:
             self.stored.pop(step, None)
         self.written += 1
@@ -264,18 +272,27 @@ class Draining:
             f"step {step} is not written to storage: {self.trouble}; tries again in "
             f"{self.settings.retry_s:g} s"
         )
-        return [do.Log(text=text)]
+        return [do.Log(text=text), do.TidyStorage(newest=step)]
 
     def tick(self, now_s: float) -> list[do.RootAction]:
         """Gives up a step that takes too long, and names whom it waited for."""
         late = self.step and now_s - self.since_s > self.settings.write_s_max
-        if not late or self.making:
+        if not late:
             return []
-        waits = ", ".join(name for name in self.writers if name not in self.told)
         within = f"{self.settings.write_s_max:g} s"
+        if self.making:
+            if self.overdue:
+                return []
+            self.overdue = True
+            self.trouble = f"step {self.step} is not made whole within {within}"
+            text = f"storage {self.settings.path}: {self.trouble}; waits for it"
+            return [do.Log(text=text)]
+        waits = ", ".join(name for name in self.writers if name not in self.told)
         return self.fails(f"{waits} did not write its part within {within}", now_s)
 
     def cannot_load(self, said: say.StoredBad) -> None:
         """A rank could not load a stored step; one that is corrupt is passed over."""
         if said.corrupt:
-            self.bad[said.step] = said.reason
+            self.bad[said.step] = said.reason[:REASON_CHARS_MAX]
+            newest = self.newest()
+            self.last_step = self.last_whole = newest.step if newest else 0

@@ -57,7 +57,7 @@ class Drains:
         """Begins to write; the worker hears what came of it."""
         if self._thread is not None and self._thread.is_alive():
             reason = f"{self._settings.path} still holds up the write of {self._step}"
-            self._tell(action, failed=reason)
+            self._fail(action, reason)
             return
         self._over, self._step = threading.Event(), action.step
         views = {
@@ -89,16 +89,24 @@ class Drains:
                 os.setpriority(os.PRIO_PROCESS, own, NICE)
             part = self._write(action, views, over)
         except _Bad as error:
-            self._tell(action, failed=str(error), bad=error.shard)
+            self._fail(action, str(error), error.shard)
             return
         except Exception as error:
             text = " ".join(str(error).split())
-            self._tell(action, failed=f"{type(error).__name__}: {text}")
+            self._fail(action, f"{type(error).__name__}: {text}")
             return
         finally:
             for view in views.values():
                 view.release()
-        self._tell(action, size=part.size, seconds=time.perf_counter() - began_s)
+        self._post(
+            lambda: storing.stored(
+                self._worker,
+                action,
+                size=part.size,
+                seconds=time.perf_counter() - began_s,
+                cpu_s=time.thread_time(),
+            )
+        )
 
     def _write(
         self,
@@ -136,25 +144,8 @@ class Drains:
             pace=_Pace(self._settings.bandwidth_max, over),
         )
 
-    def _tell(
-        self,
-        action: do.StoreCopies,
-        *,
-        size: int = 0,
-        seconds: float = 0.0,
-        failed: str = "",
-        bad: int = -1,
-    ) -> None:
-        self._post(
-            lambda: storing.stored(
-                self._worker,
-                action,
-                size=size,
-                seconds=seconds,
-                failed=failed,
-                bad=bad,
-            )
-        )
+    def _fail(self, action: do.StoreCopies, reason: str, bad: int = -1) -> None:
+        self._post(lambda: storing.stored(self._worker, action, failed=reason, bad=bad))
 
 
 class _Bad(Corrupt):

@@ -35,7 +35,11 @@ class Estate:
         reservation = await loop.run_in_executor(
             None,
             lambda: reserve(
-                action.sizes, spare=action.spare, available=available, **margin
+                action.sizes,
+                spare=action.spare,
+                third=action.third,
+                available=available,
+                **margin,
             ),
         )
         for shard, slot in reservation:

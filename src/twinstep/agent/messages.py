@@ -339,6 +339,9 @@ class Answer(Message, frozen=True, kw_only=True, tag=True):
     """The step that is captured: `step` or, where answers come late, one ahead."""
     store: Count = 0
     """The step that is written to storage, which all keep now; 0: none."""
+    again: bool = False
+    """Copies of an earlier step are on their way. Once they have arrived, `step` may
+    yet be captured, if all still stand at it."""
 
 
 class LookAtRanks(Message, frozen=True, kw_only=True, tag=True):

@@ -62,6 +62,7 @@ def answer_of(root: Root, verdict: Verdict, begin: say.Begin) -> say.Answer:
         capture=verdict.capture,
         at=verdict.at,
         store=root.draining.order(verdict.keep, root.now_s, begin),
+        again=verdict.in_flight and not verdict.capture,
     )
 
 

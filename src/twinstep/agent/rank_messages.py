@@ -159,8 +159,12 @@ class StoredAt(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     options: dict[str, str]
+    """May be secret: said over a Unix socket only, and left out of what is shown."""
     world_size: Shard
     """Of this job: the step may have been written by another number of ranks."""
+
+    def __repr__(self) -> str:
+        return f"StoredAt(path={self.path!r}, world_size={self.world_size})"
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag=True):
@@ -202,6 +206,8 @@ class Capture(Message, frozen=True, kw_only=True, tag=True):
     keep: Count
     own_slot: Shard = 0
     shared_slot: Shard = 0
+    again: bool = False
+    """Not now; another word on the same step may follow."""
 
 
 class Fail(Message, frozen=True, kw_only=True, tag=True):

@@ -30,17 +30,21 @@ def reserve(worker: Worker, order: say.Reserve) -> Actions:
 
 def reserve_missing(worker: Worker, sizes: dict[int, int]) -> Actions:
     """Asks for the slots that this machine must hold and has not."""
+    table = worker.copies.table
+    stored = set(worker.copies.captured() if worker.storage.path else ())
+    thirds = {s: table.sizes[s] for s in stored & set(table.slots) - table.spare}
     wanted = worker.copies.to_reserve(sizes)
+    table.spare |= stored & (set(wanted) | set(thirds))
+    done: Actions = []
+    if thirds:  # it wrote other shards to storage before, and held copies of these
+        worker.copies.reserving.making |= set(thirds)
+        third = do.ReserveSlots(round=worker.round, sizes=thirds, third=True)
+        done.append(third)
     if wanted:
-        spare = frozenset(wanted) & _spare(worker)
-        worker.copies.table.spare |= spare
-        return [do.ReserveSlots(round=worker.round, sizes=wanted, spare=spare)]
-    return reserved(worker, {})
-
-
-def _spare(worker: Worker) -> frozenset[int]:
-    """The shards that have a slot more, as this machine writes them to storage."""
-    return frozenset(worker.copies.captured() if worker.storage.path else ())
+        spare = frozenset(stored & set(wanted))
+        new = do.ReserveSlots(round=worker.round, sizes=wanted, spare=spare)
+        return [*done, new]
+    return done + reserved(worker, {})
 
 
 def made(worker: Worker, sizes: dict[int, int]) -> Actions:

@@ -147,8 +147,8 @@ class Root:
             again = [self.begin, *self.layouts.missed(self.begin)]
             return [do.TellAgent(machine=join.machine, message=m) for m in again]
         what = "was cut off in" if join.ended else "knows only"
-        reason = f"{join.machine} {what} round {join.round}"
-        return self.new_round("machine", join.machine, reason)
+        why = f"{join.machine} {what} round {join.round}"
+        return self.new_round("machine", join.machine, why)
 
     def machine_lost(self, machine: str, reason: str) -> Actions:
         """Its lease lapsed, or it did not do what it was told in time."""
@@ -169,8 +169,8 @@ class Root:
         if self.phase is Phase.STOPPING:
             self.suspicion.strikes.excuse(since_s=self.phase_since_s)
         self.roster.vacate(machine)
-        done: Actions = [do.Log(text=f"{machine} lost: {reason}")]
-        done += [do.GiveBack(machine=machine, reason=reason), *self.ask()]
+        back = do.GiveBack(machine=machine, reason=reason)
+        done: Actions = [do.Log(text=f"{machine} lost: {reason}"), back, *self.ask()]
         return done + self.new_round("machine", machine, reason)
 
     # Rounds.
@@ -195,8 +195,8 @@ class Root:
         self.enter(Phase.STOPPING)
         saved, given_up = self.save(), self.draining.begins()
         stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
-        text = f"round {self.round}: {reason}"
-        return [do.Log(text=text), *given_up, saved, *stops]
+        begun = do.Log(text=f"round {self.round}: {reason}")
+        return [begun, *given_up, saved, *stops]
 
     def _stop(self, machine: str, reason: str) -> do.TellAgent:
         stop = say.Stop(round=self.round, term=self.term, reason=reason)
@@ -309,7 +309,7 @@ class Root:
                 all_up = len(self.seen.up) == self.grid.machines
                 return self.moment("ranks_up_s") if all_up else []
             case say.Loaded():
-                return self._machine_loaded(message)
+                return verdicts.loaded(self, message)
             case say.CopyBad():
                 return verdicts.copy_bad(self, message)
             case say.Profiled():

@@ -349,7 +349,7 @@ class Rooting:
                     self._agent.seat.save(seat.PLAN, plan, soon)
                 case do.SaveRecovery(number=number, record=record):
                     self._agent.seat.save(f"{seat.RECOVERIES}{number:06d}", record)
-                case do.LookInStorage() | do.MakeWhole():
+                case do.LookInStorage() | do.MakeWhole() | do.TidyStorage():
                     if self._root is not None:
                         self._depot.serve(action, self._root)
                 case do.SaveResult(status=status, reason=reason):

@@ -68,6 +68,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     known, or where no step is left out to measure it."""
     overhead_noise: float | None = None
     """What that may be more, or less."""
+    storage: str = ""
+    """Where steps are written to; empty: nowhere."""
+    stored: int = 0
+    """The newest step that is whole in storage; 0: none."""
+    storing: int = 0
+    """The step that is being written to storage; 0: none."""
+    stored_s: float = 0.0
+    """How long it took to write the last one."""
+    storage_trouble: str = ""
+    """Why the storage could not be read or written to, the last time."""
 
 
 def status_of(root: Root, *, machine: str) -> Status:
@@ -83,6 +93,7 @@ def status_of(root: Root, *, machine: str) -> Status:
         if name not in root.roster.members
     ]
     present, overhead = outlook_of(root), root.traffic.budget.overhead
+    newest = root.draining.newest()
     return Status(
         at_s=root.now_s,
         phase=root.phase.value,
@@ -107,6 +118,11 @@ def status_of(root: Root, *, machine: str) -> Status:
         every_reason=root.traffic.reason if root.traffic.every > 1 else "",
         overhead=overhead.mean if overhead else None,
         overhead_noise=overhead.noise if overhead else None,
+        storage=root.job.storage.path,
+        stored=newest.step if newest is not None else 0,
+        storing=root.draining.step,
+        stored_s=root.draining.last_s,
+        storage_trouble=root.draining.trouble,
     )
 
 

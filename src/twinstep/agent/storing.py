@@ -46,6 +46,8 @@ def order(worker: Worker, answer: say.Answer) -> Actions:
         return []
     assert worker.begin is not None
     worker.vote.storing = step
+    if copies.table.pinned:  # its slots are read until that has ended
+        return _told(worker, step, failed="the step before is still being written")
     shards = copies.captured()
     slots = copies.table.pin(shards, step=step)
     if slots is None:
@@ -112,6 +114,7 @@ def stored(
     *,
     size: int = 0,
     seconds: float = 0.0,
+    cpu_s: float = 0.0,
     failed: str = "",
     bad: int = -1,
 ) -> Actions:
@@ -122,9 +125,16 @@ def stored(
     worker.copies.table.unpin()
     if bad >= 0 and action.still:
         worker.copies.table.quarantine(bad, step=action.step)
-    return _told(
+    told = _told(
         worker, action.step, size=size, seconds=seconds, failed=failed, bad=bad
     )
+    if failed:
+        return told
+    text = (
+        f"wrote its part of step {action.step} to storage: {size / 1e6:.1f} MB in "
+        f"{seconds:.2f} s, {cpu_s:.2f} s of a processor"
+    )
+    return [do.Log(text=text), *told]
 
 
 def _told(

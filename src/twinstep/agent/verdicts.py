@@ -52,3 +52,11 @@ def copy_bad(root: Root, bad: say.CopyBad) -> Actions:
         reason = f"no good copy of shard {bad.shard} at step {bad.step} is left"
         done += root.new_round("copy", bad.holder, reason)
     return done
+
+
+def loaded(root: Root, loaded: say.Loaded) -> Actions:
+    """A machine's ranks have loaded; with the last of them, all have."""
+    root.seen.loaded.add(loaded.machine)
+    root.chronicle.read_from(loaded.sources.values())
+    all_loaded = len(root.seen.loaded) == root.grid.machines
+    return root.moment("loaded_s") if all_loaded else []

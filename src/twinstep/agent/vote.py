@@ -116,6 +116,7 @@ class Vote:
             keep=self.keep,
             own_slot=places[0][1] if capture else 0,
             shared_slot=places[-1][1] if capture else 0,
+            again=answer.again,
         )
 
     def sizes(self, grid: Grid) -> dict[int, int]:

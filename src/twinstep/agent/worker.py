@@ -208,6 +208,9 @@ class Worker:
         if self.copies.reserving.stale:
             return room.made(self, sizes)  # nor would they be of any use
         self.copies.reserving.ended(sizes)
+        if set(sizes) <= set(self.copies.table.slots):  # only the third ones
+            self.copies.table.spare -= set(sizes)
+            return [do.Log(text=f"nothing is written to storage from here: {reason}")]
         return [] if self.stopped else self.unable(self.round, reason)
 
     # What the ranks say.

@@ -65,6 +65,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     offset: int
     size: int
     region: Region
+    replica: int = 0
+    """This rank's number among those that hold the very same box of a tensor that is
+    sharded; only the first, 0, writes it to storage. Manifests from before have none.
+    """
 
 
 class _Encoded(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -230,6 +234,8 @@ def _fault(entry: Entry) -> str:
         return f"dtype {entry.dtype!r} is unknown"
     if entry.offset < 0 or entry.offset > REGION_BYTES_MAX:
         return f"offset {entry.offset}"
+    if entry.replica < 0:
+        return f"replica {entry.replica}"
     if entry.size != math.prod(entry.box_shape) * ITEM_BYTES[entry.dtype]:
         return f"{entry.size} bytes for shape {entry.box_shape} of {entry.dtype}"
     return ""

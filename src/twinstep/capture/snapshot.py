@@ -1,4 +1,4 @@
-"""How live memory becomes bytes in a slot and comes back, and what an adapter owes.
+"""How live memory becomes bytes in a slot and comes back.
 
 Between two updates the large state (parameters, optimizer state) does not change, so
 that it may be copied by another thread while the next forward and backward pass run.
@@ -22,7 +22,7 @@ hash, and 31 to do both tile by tile (AMD EPYC).
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -101,69 +101,6 @@ class Told(Protocol):
 
     def ends(self, token: int, now_ns: int) -> None:
         """The operation is over; nothing, when it was said already."""
-        ...
-
-
-class StateAdapter(Protocol):
-    """Turns a framework's live objects into bytes and back.
-
-    Eight methods: two for size (layout, unshare), three for the way out (hold, copy,
-    fence), one for the way back, one by which replicas are compared, and one by which
-    copies keep out of training's way. hold, fence and restore are called in the
-    training thread, copy in any one other."""
-
-    warnings: list[str]
-    """What the user should know, such as why bits may differ after a restart."""
-
-    def layout(self) -> Layout:
-        """Lays the live state out anew. Call after the first update, and again
-        after unshare() or LayoutChanged. Raises: StateError by name."""
-        ...
-
-    def unshare(self) -> None:
-        """The next layout() treats everything as the rank's own."""
-        ...
-
-    def hold(self, step: int) -> Held:
-        """What may change before the next update is copied afterwards, and the rest
-        is known to lie where the layout says. Raises: LayoutChanged."""
-        ...
-
-    def copy(
-        self,
-        held: Held,
-        *,
-        own: memoryview,
-        shared: memoryview,
-        shared_range: range,
-        chunk_bytes: int = 0,
-    ) -> Callable[[], Digests]:
-        """When it returns, the next update may run (the fence sees to it on an
-        accelerator); when the returned function returns, the bytes are there, and
-        it tells the digests of their chunks, where chunk_bytes is given and they
-        could be taken on the way."""
-        ...
-
-    def fence(self, before_update: Callable[[], None]) -> Callable[[], None]:
-        """`before_update` runs before every update from now on, until the returned
-        function is called."""
-        ...
-
-    def restore(self, own: memoryview, shared: Sequence[memoryview]) -> int:
-        """The live objects have the slots' state afterwards; returns its step.
-        `shared` are the ranges of the shared region, in order. Nothing is changed
-        when it raises: StateError naming what differs, or ProtocolError."""
-        ...
-
-    def shared_digest(self) -> bytes:
-        """xxh3-128 of the shared entries and their live bytes; b"" without any."""
-        ...
-
-    def watch(self, pulse: Told, complain: Callable[[str], None]) -> Callable[[], None]:
-        """`pulse` is told of the framework's collectives from now on, until the
-        returned function is called. Never raises, nor ends training later: what goes
-        wrong ends the feed, with one complaint. An adapter that sees no collectives
-        does nothing."""
         ...
 
 

@@ -85,8 +85,14 @@ def published(store: KeyValueStore) -> JobFile | None:
 def agree(store: KeyValueStore, mine: JobFile) -> JobFile:
     """Returns the job as the store has it, which is `mine` if nobody was first.
 
+    What may be secret, environment and storage.options, is not put into the store and
+    not compared: each machine has its own.
+
     Raises: UsageError naming each setting in which `mine` differs."""
-    value = msgspec.json.encode(msgspec.structs.replace(mine, environment={}))
+    shown = _with_options(mine.job, {})
+    value = msgspec.json.encode(
+        msgspec.structs.replace(mine, environment={}, job=shown)
+    )
     for attempt in range(ATTEMPTS):
         try:
             store.transact([Put(key=JOB_KEY, value=value)], when=[absent(JOB_KEY)])
@@ -96,7 +102,7 @@ def agree(store: KeyValueStore, mine: JobFile) -> JobFile:
                 raise
     theirs = published(store)
     assert theirs is not None
-    differing = differences(mine, theirs)
+    differing = differences(msgspec.structs.replace(mine, job=shown), theirs)
     if differing:
         raise UsageError(
             f"this machine was started differently from job {theirs.name}: "
@@ -110,9 +116,15 @@ def agree(store: KeyValueStore, mine: JobFile) -> JobFile:
         folder=mine.folder,
         environment=mine.environment,
         job=dataclasses.replace(
-            theirs.job, **{name: getattr(mine.job, name) for name in _own(mine.job)}
+            _with_options(theirs.job, mine.job.storage.options),
+            **{name: getattr(mine.job, name) for name in _own(mine.job)},
         ),
     )
+
+
+def _with_options(job: Job, options: dict[str, str]) -> Job:
+    storage = dataclasses.replace(job.storage, options=options)
+    return dataclasses.replace(job, storage=storage)
 
 
 def differences(mine: JobFile, theirs: JobFile) -> list[str]:

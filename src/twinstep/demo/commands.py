@@ -47,6 +47,16 @@ def endure(
         bool, typer.Option("--hosts", help="On hosts of their own in any case.")
     ] = False,
     style: Annotated[str, typer.Option(help="ddp or fsdp2.")] = "fsdp2",
+    storage: Annotated[
+        Path | None, typer.Option(help="Folder that steps are written to.")
+    ] = None,
+    lose_group: Annotated[
+        bool,
+        typer.Option(
+            "--lose-group",
+            help="Kill all holders of a shard at once, each time; needs --storage.",
+        ),
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train under many random injuries, and compare every bit with a calm run."""
@@ -58,7 +68,8 @@ def endure(
         json_file=json_file,
         style=style,
         kv=kv,
-        include=include,
+        include="kill-group" if lose_group else include,
+        storage=storage,
         on_hosts=hosts,
     )
     raise typer.Exit(status)

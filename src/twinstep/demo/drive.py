@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from twinstep.agent.status import Status
 from twinstep.clock import now_s
 from twinstep.demo.faults import Blow, Missed, Scene
 from twinstep.demo.job import RunningJob, Sight
@@ -75,6 +76,9 @@ def is_ready(sight: Sight, planned: Planned, from_step: int) -> bool:
     """Whether the planned blow may fall, when training went on at `from_step`."""
     if planned.soon:
         return is_training(sight)
+    stored = sight.status.stored if sight.status is not None else 0
+    if FAULTS[planned.kind].loses_memory and stored <= from_step:
+        return False  # nothing newer than the last blow is in storage yet
     return is_settled(sight) and sight.step >= from_step + planned.after_steps
 
 
@@ -107,10 +111,15 @@ def strike(job: RunningJob, planned: Planned, random: Random) -> Failure:
             blow,
             before,
             settled=settled,
-            safe=sight.status.safe,
+            safe=_lasting(sight.status, planned),
             at_step=at_step,
         )
     raise AssertionError("the last attempt returns or raises")
+
+
+def _lasting(status: Status, planned: Planned) -> int:
+    """The step that must outlive the blow."""
+    return status.stored if FAULTS[planned.kind].loses_memory else status.safe
 
 
 def _await_ready(job: RunningJob, planned: Planned) -> Sight:
@@ -163,7 +172,7 @@ def _outcome(
         style=job.plan.style,
         began_s=job.began_s,
         at_step=at_step,
-        settled=settled and fault.recovers,
+        settled=settled and fault.recovers and not fault.loses_memory,
         safe_before=safe,
         cost_max=fault.cost_max,
         clock_ahead_s=job.ground.clock_ahead_s(sight.status.root),

@@ -78,9 +78,11 @@ class Fault:
     """A recovery must follow; else training may go on as if nothing were."""
     cost_max: int = STEPS_LOST_MAX
     """So many steps may be lost, where copies keep up."""
+    loses_memory: bool = False
+    """All copies of a shard are lost: the job goes back to a step in storage."""
     needs: frozenset[str] = frozenset()
     """Some of "hosts", "etcd", "clocks", "memory", "disk"; "loopback" where it cannot
-    be on hosts, and "ballast" where the state must be large."""
+    be on hosts, "ballast" where the state must be large, and "storage"."""
 
 
 def training(status: Status) -> list[MachineStatus]:

@@ -37,6 +37,8 @@ class Work:
     machines: int
     standbys: int
     copies: int
+    storage: str = ""
+    """Where steps are written to; empty: nowhere."""
 
 
 class Ground(Protocol):
@@ -114,6 +116,8 @@ class Loopback:
         command = [sys.executable, "-m", "twinstep", "run", "--config", str(CONFIG)]
         command += ["--machines", str(work.machines)]
         command += ["--standby", str(work.standbys), "--copies", str(work.copies)]
+        if work.storage:
+            command += ["--storage", work.storage]
         if self._members:
             self.etcd = Members(on_loopback(self._members), folder / "etcd")
             self.etcd.ready()

@@ -42,6 +42,8 @@ class Plan:
     """A step lasts at least so long, so that a fast computer shows something too."""
     ballast_mb: int = 0
     """So much state more on each rank, for those who aim at moments."""
+    storage: str = ""
+    """Where steps are written to; empty: nowhere."""
     stoppable: bool = False
     """Whether a file named `stop_at` in the run's folder is looked at."""
     start_s_max: float = 120.0
@@ -111,6 +113,7 @@ class RunningJob:
             machines=plan.machines,
             standbys=plan.standbys,
             copies=plan.copies,
+            storage=plan.storage,
         )
         with self.log_file.open("wb") as log:
             try:

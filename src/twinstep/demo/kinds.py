@@ -157,6 +157,15 @@ _PRESSURE: dict[str, Fault] = {
     ),
 }
 
+_MEMORY: dict[str, Fault] = {
+    "kill-group": Fault(
+        strike=together.kill_group,
+        takes_machine=True,
+        loses_memory=True,
+        needs=frozenset({"loopback", "storage"}),
+    ),
+}
+
 GROUPS: dict[str, dict[str, Fault]] = {
     "processes": _PROCESSES,
     "moments": _moments(),
@@ -166,6 +175,7 @@ GROUPS: dict[str, dict[str, Fault]] = {
     "links": _LINKS,
     "clocks": _CLOCKS,
     "pressure": _PRESSURE,
+    "memory": _MEMORY,
 }
 
 FAULTS: dict[str, Fault] = {

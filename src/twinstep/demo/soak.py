@@ -133,25 +133,33 @@ def soak(
     kv: str = "embedded",
     include: str = "",
     on_hosts: bool = False,
+    storage: Path | None = None,
     console: Console | None = None,
 ) -> int:
     """Returns 0 when every kill was survived and all bits are the same, else 1.
+
+    Args:
+      storage: the folder in which steps are written, in one of the soak's own.
 
     Raises: UsageError for what is not known, or not possible here."""
     weights = weights_of(include) if include else None
     blows = schedule(kills, seed=seed, weights=weights)
     if style not in STYLES:
         raise UsageError(f"style is {style!r}; use one of {', '.join(STYLES)}")
+    kinds = [blow.kind for blow in blows]
+    if "storage" in needs(kinds) and storage is None:
+        these = [kind for kind in FAULTS if "storage" in FAULTS[kind].needs]
+        raise UsageError(f"{', '.join(these)} need --storage DIR, where steps go")
     screen_console = console or Console()
     ground = ground_for(blows, kv=kv, on_hosts=on_hosts, console=screen_console)
     folder = Path(tempfile.mkdtemp(prefix="twinstep-soak-"))
     plan = Plan(style=style, steps=STEPS_MAX, seed=seed, stoppable=True)
-    if "ballast" in needs([blow.kind for blow in blows]):
+    if "ballast" in needs(kinds):
         plan = replace(plan, ballast_mb=BALLAST_MB, step_s=BALLAST_STEP_S)
     try:
         with show.Screen(screen_console, failures_planned=kills) as screen:
             injured = train(
-                plan,
+                replace(plan, storage=_own(storage, folder)),
                 folder / "injured",
                 screen,
                 blows=blows,
@@ -175,7 +183,14 @@ def soak(
         screen_console.print(f"Seed {seed}; all output is in {folder}")
     else:
         shutil.rmtree(folder)
+        if storage is not None:
+            shutil.rmtree(_own(storage, folder))
     return 1 if wrong else 0
+
+
+def _own(storage: Path | None, folder: Path) -> str:
+    """The soak's own folder in the storage: what others left there is not its start."""
+    return "" if storage is None else str(storage.absolute() / folder.name)
 
 
 def _tell(

@@ -57,7 +57,7 @@ def kill_two_ranks(scene: Scene, random: Random) -> Blow:
         raise UsageError("two ranks on two machines do not train now")
     chosen = random.sample(machines, 2)
     numbers = [random.choice(sorted(each.ranks)) for each in chosen]
-    return _both(scene, *(victims.rank_of(scene.status, n) for n in numbers))
+    return _all(scene, [victims.rank_of(scene.status, n) for n in numbers])
 
 
 def kill_two_machines(scene: Scene, random: Random) -> Blow:
@@ -67,34 +67,47 @@ def kill_two_machines(scene: Scene, random: Random) -> Blow:
     if not found:
         raise UsageError("no two machines can be lost together now")
     left, right = random.choice(found)
-    return _both(
-        scene, victims.all_of(scene.status, left), victims.all_of(scene.status, right)
-    )
+    return _all(scene, [victims.all_of(scene.status, name) for name in (left, right)])
 
 
 def kill_machine_and_root(scene: Scene, random: Random) -> Blow:
     root = scene.status.root
     other = random.choice(companions(scene.status, root))
-    return _both(
-        scene, victims.all_of(scene.status, other), victims.all_of(scene.status, root)
-    )
+    return _all(scene, [victims.all_of(scene.status, name) for name in (other, root)])
 
 
-def _both(scene: Scene, first: Victim, second: Victim) -> Blow:
-    """Both stand still before either is killed: none can react to the other."""
+def kill_group(scene: Scene, random: Random) -> Blow:
+    """A machine and all others that hold its shards: memory has no whole step then."""
+    machines = training(scene.status)
+    owner = random.choice(machines)
+    names = [
+        each.machine
+        for each in machines
+        if each is owner or set(owner.ranks) & set(each.holds)
+    ]
+    if len(names) == len(machines):
+        raise UsageError("every machine holds a copy of every shard")
+    return _all(scene, [victims.all_of(scene.status, name) for name in names])
+
+
+def _all(scene: Scene, struck: list[Victim]) -> Blow:
+    """All stand still before any is killed: none can react to the others."""
     struck_s = scene.now_s()
-    first.stop()
+    stopped: list[Victim] = []
     try:
-        second.stop()
+        for victim in struck:
+            victim.stop()
+            stopped.append(victim)
     except UsageError:
-        first.let_go()
+        for victim in stopped:
+            victim.let_go()
         raise
-    first.kill()
-    second.kill()
-    who = f"{first.who}, {second.who}"
+    for victim in struck:
+        victim.kill()
+    who = ", ".join(victim.who for victim in struck)
     return Blow(
         who=who,
         what=f"{who} killed",
-        detail="SIGKILL to both at once",
+        detail="SIGKILL to all at once",
         struck_s=struck_s,
     )

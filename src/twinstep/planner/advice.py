@@ -53,8 +53,8 @@ def advise(job: Job, failures: Failures, costs: Costs) -> list[Setting]:
             name="storage",
             value=f"every {in_words_s(storage.interval_s)}",
             reason=f"a checkpoint of {in_words_bytes(job.state_bytes)} takes "
-            f"{in_words_s(storage.delay_s)} to storage: no more often fits. twinstep "
-            "does not write it yet; your script does, and what it waits is not counted",
+            f"{in_words_s(storage.delay_s)} to storage: no more often fits. The "
+            "machines' agents write it; training does not wait",
         ),
     ]
 

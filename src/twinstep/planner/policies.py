@@ -154,14 +154,9 @@ def twinstep(job: Job, failures: Failures, costs: Costs) -> Policy:
         says=f"{_memory_says(job)}, storage every {in_words_s(storage.interval_s)}",
         tiers=(memory(job, delay_s=_until_safe_s(job)), storage),
         recovery=_quick(costs),
-        notes=(*_fit_note(job), NO_STORAGE),
+        notes=_fit_note(job),
     )
 
-
-NO_STORAGE = (
-    "twinstep does not write to storage yet: this takes a script that saves there as "
-    "often, without making training wait"
-)
 
 Maker = Callable[[Job, Failures, Costs], Policy]
 MAKERS: Mapping[str, Maker] = {

@@ -99,7 +99,8 @@ def in_words(room: Room, job: Job) -> list[str]:
         f"memory: {SLOTS} slots x {1 + job.sent_copies} copies x "
         f"{in_words_bytes(room.state_bytes)} + {in_words_bytes(room.buffers_bytes)} of "
         f"buffers = {in_words_bytes(room.reserved_bytes)}{of} on each machine; a "
-        "restore takes nothing beside it",
+        "restore takes nothing beside it; "
+        f"{in_words_bytes(room.state_bytes)} more where steps are written to storage",
     ]
     if not room.sent_bytes:
         why = "training holds the copies itself" if job.replicas > 1 else "one copy"

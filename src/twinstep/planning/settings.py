@@ -82,8 +82,11 @@ def _memory(job: config.Job) -> str:
 
 
 def _slots(job: config.Job) -> str:
-    parts = SLOTS * job.copies_held
-    text = f"{SLOTS} slots x {job.copies_held} copies: {parts} times a machine's state"
+    stored = 1 if job.storage.path else 0
+    parts = SLOTS * job.copies_held + stored
+    text = f"{SLOTS} slots x {job.copies_held} copies"
+    text += " + 1 for storage" if stored else ""
+    text += f": {parts} times a machine's state"
     if job.memory_bytes_max:
         each = in_words_bytes(job.memory_bytes_max / parts)
         text += f", which may be {each}"

@@ -281,8 +281,8 @@ class SimAgent:
                 self._start_ranks(begin, machine_rank)
             case do.StopRanks(round=round):
                 self._stop_ranks(round)
-            case do.ReserveSlots(sizes=sizes, spare=spare):
-                self.start(self._reserve(sizes, spare))
+            case do.ReserveSlots():
+                self.start(self._reserve(action))
             case do.ReleaseSlots(shards=shards):
                 for shard in shards:
                     self.world.check.releases(self, shard)
@@ -306,10 +306,11 @@ class SimAgent:
             case do.Leave(reason=reason):
                 self.leave(reason)
 
-    def _reserve(self, sizes: dict[int, int], spare: frozenset[int]) -> Process:
+    def _reserve(self, action: do.ReserveSlots) -> Process:
         yield self.events.around(self.world.settings.chunk_s * 10)
-        for shard in sizes:
-            slots = SLOTS_MAX if shard in spare else SLOTS
+        for shard in action.sizes:
+            slots = range(SLOTS_MAX if shard in action.spare else SLOTS)
+            slots = range(SLOTS, SLOTS_MAX) if action.third else slots
             self.memory.reserve(shard, chunks=self.world.settings.chunks, slots=slots)
-        self.carry(self.worker.reserved(sizes))
+        self.carry(self.worker.reserved(action.sizes))
         self.world.check.reserved(self)

@@ -341,8 +341,7 @@ class Check:
         shards = len(owners) * grid.ranks_per_machine
         shards += grid.ranks_per_machine if self.world.settings.shared else 0
         most = SLOTS * shards
-        if self.world.job.storage.path:
-            most += len(worker.copies.captured())
+        most += len(worker.copies.table.spare)
         held = agent.memory.reserved
         if held > most:
             raise Violation("4", f"{agent.name} holds {held} slots, not {most}")

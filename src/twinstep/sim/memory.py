@@ -30,9 +30,9 @@ class Memory:
     def __init__(self) -> None:
         self.slots: dict[Place, list[Chunk]] = {}
 
-    def reserve(self, shard: int, *, chunks: int, slots: int = SLOTS) -> None:
-        assert (shard, 0) not in self.slots, f"shard {shard} is reserved twice"
-        for slot in range(slots):
+    def reserve(self, shard: int, *, chunks: int, slots: range = range(SLOTS)) -> None:
+        for slot in slots:
+            assert (shard, slot) not in self.slots, f"{shard} is reserved twice"
             self.slots[shard, slot] = [EMPTY] * chunks
 
     def release(self, shard: int) -> None:

@@ -237,7 +237,7 @@ class SimRooting:
                     agent.seat.save(seat.PLAN, plan, self.begins)
                 case do.SaveRecovery():
                     pass
-                case do.LookInStorage() | do.MakeWhole():
+                case do.LookInStorage() | do.MakeWhole() | do.TidyStorage():
                     agent.start(storage.serve(self, action))
                 case do.SaveResult(status=status, reason=reason):
                     value = msgspec.json.encode({"status": status, "reason": reason})

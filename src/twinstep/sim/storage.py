@@ -117,7 +117,9 @@ def _version(agent: SimAgent, place: tuple[int, int], number: int) -> Version | 
 # At the root's.
 
 
-def serve(rooting: SimRooting, action: do.LookInStorage | do.MakeWhole) -> Process:
+def serve(
+    rooting: SimRooting, action: do.LookInStorage | do.MakeWhole | do.TidyStorage
+) -> Process:
     """What a root wants of the storage; it hears of it, if it is root still."""
     storage, root = rooting.agent.world.storage, rooting.root
     assert root is not None
@@ -126,8 +128,8 @@ def serve(rooting: SimRooting, action: do.LookInStorage | do.MakeWhole) -> Proce
         yield 0.1
     while rooting.root is root and not rooting.agent.seat.may_decide:
         yield rooting.agent.job.timing.tick_s
-    if rooting.root is not root:
-        return
+    if rooting.root is not root or isinstance(action, do.TidyStorage):
+        return  # parts that nobody names cost nothing here
     root.now_s = rooting.agent.now_s()
     if isinstance(action, do.MakeWhole):
         rooting.act(_make(rooting.agent.world, root, action))

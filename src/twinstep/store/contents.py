@@ -19,13 +19,14 @@ others can write to: it is checked before a byte is placed by it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from twinstep.bounds import Bytes, Count, Digest, Seconds, Shard
+from twinstep.bounds import SHARDS_MAX, Bytes, Count, Digest, Seconds, Shard
 from twinstep.capture.manifest import DIMS_MAX, ITEM_BYTES
 from twinstep.errors import ProtocolError
 
@@ -34,6 +35,8 @@ CONTENTS = ".twinstep"
 METADATA = ".metadata"
 PART = ".part"
 DATA = ".distcp"
+UNFINISHED = ".unfinished"
+"""Ends the name of a file that is being written on a file system."""
 BOX_BYTES = 64 * 1024 * 1024
 """A tensor is cut along its first dimension into boxes of about this size."""
 BOXES_MAX = 50_000_000
@@ -113,6 +116,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     boxes: list[Box]
     values: list[Values]
     plain: list[Plain]
+    tied: dict[str, str] = {}
+    """Further names of tied tensors, and the name that their boxes have."""
     format: int = FORMAT
 
     @property
@@ -141,6 +146,20 @@ def part_name(*, round: int, term: int, machine_rank: int) -> str:
     return f"r{round}-t{term}-m{machine_rank}"
 
 
+def is_ours(file: str) -> bool:
+    """Whether twinstep gives files such a name in a step's folder; no other file is
+    ever removed."""
+    return _OURS.fullmatch(file) is not None
+
+
+_OURS = re.compile(
+    rf"(r\d+-t\d+-m\d+({re.escape(DATA)}|{re.escape(PART)})"
+    rf"|{re.escape(CONTENTS)}|{re.escape(METADATA)})"
+    rf"(\.[0-9a-f]+{re.escape(UNFINISHED)})?",
+    re.ASCII,
+)
+
+
 def encode(contents: Contents) -> bytes:
     return msgspec.msgpack.encode(contents)
 
@@ -155,8 +174,11 @@ def decode(data: bytes) -> Contents:
         raise ProtocolError(
             f"contents of format {contents.format}; this twinstep reads {FORMAT}"
         )
-    if contents.machines < 1 or contents.ranks_per_machine < 1:
-        raise ProtocolError("contents of a job without ranks")
+    if not 1 <= contents.world_size <= SHARDS_MAX:
+        raise ProtocolError(
+            f"contents of a job of {contents.machines} x {contents.ranks_per_machine} "
+            f"ranks; at least 1, at most {SHARDS_MAX}"
+        )
     if len(contents.boxes) > BOXES_MAX:
         raise ProtocolError(f"{len(contents.boxes)} boxes; at most {BOXES_MAX}")
     sizes = {file.name: file.size for file in contents.files}
@@ -182,10 +204,7 @@ def merge(parts: Iterable[Contents]) -> Contents:
     if len(versions) != 1:
         raise ProtocolError(f"parts of {len(versions)} different steps")
     values = sorted((v for part in every for v in part.values), key=lambda v: v.rank)
-    world = every[0].world_size
-    if [value.rank for value in values] != list(range(world)):
-        raise ProtocolError(f"values of {len(values)} of {world} ranks")
-    return Contents(
+    whole = Contents(
         step=every[0].step,
         captured_in=every[0].captured_in,
         machines=every[0].machines,
@@ -195,7 +214,19 @@ def merge(parts: Iterable[Contents]) -> Contents:
         boxes=[box for part in every for box in part.boxes],
         values=values,
         plain=[plain for part in every for plain in part.plain],
+        tied={name: other for part in every for name, other in part.tied.items()},
     )
+    if lack := lacks(whole):
+        raise ProtocolError(lack)
+    return whole
+
+
+def lacks(whole: Contents) -> str:
+    """Returns why contents are not those of all ranks, or nothing."""
+    world, ranks = whole.world_size, [value.rank for value in whole.values]
+    if len(ranks) == world and all(rank == n for n, rank in enumerate(ranks)):
+        return ""
+    return f"values of {len(set(ranks))} of {world} ranks"
 
 
 def _fault(box: Box, sizes: dict[str, int]) -> str:

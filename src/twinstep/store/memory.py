@@ -125,24 +125,31 @@ def reserve(
     capacities: Mapping[int, int],
     *,
     spare: Collection[int] = (),
+    third: bool = False,
     available: int | None = None,
     margin_bytes: int = MARGIN_BYTES,
 ) -> Reservation:
     """Returns two touched slots for each shard in `capacities` (shard: bytes), and
-    three for those in `spare`.
+    three for those in `spare`; with `third` only the third of each.
 
     `available` is what may be used, in bytes; without it, what the computer has.
 
     Raises: DoesNotFit with the sum, before anything is allocated."""
     room = available_bytes() if available is None else available
-    counts = {shard: SLOTS_MAX if shard in spare else SLOTS for shard in capacities}
+    numbers = {
+        shard: range(SLOTS, SLOTS_MAX)
+        if third
+        else range(SLOTS_MAX if shard in spare else SLOTS)
+        for shard in capacities
+    }
+    counts = {shard: len(slots) for shard, slots in numbers.items()}
     needed = sum(counts[s] * slot_bytes(size) for s, size in capacities.items())
     if needed + margin_bytes > room:
         raise DoesNotFit(_arithmetic(capacities, counts, room, margin_bytes))
     slots: dict[tuple[int, int], Slot] = {}
     try:
         for shard, capacity_bytes in capacities.items():
-            for slot in range(counts[shard]):
+            for slot in numbers[shard]:
                 slots[shard, slot] = Slot.create(
                     f"twinstep-{shard}-{slot}", capacity_bytes=capacity_bytes
                 )

@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import secrets
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
 from twinstep.errors import ConfigError
-
-UNFINISHED = ".unfinished"
+from twinstep.store.contents import UNFINISHED
 
 
 class Output(Protocol):
@@ -72,36 +72,47 @@ class Disk:
     @contextlib.contextmanager
     def create(self, name: str) -> Generator[Output]:
         target = self._path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(target.name + UNFINISHED)
+        made = _make_folder(target.parent)
+        # Another name for each attempt: two roots may both write one table.
+        unfinished = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+        unfinished = unfinished.with_name(unfinished.name + UNFINISHED)
         try:
-            with open(unfinished, "wb", buffering=0) as file:
-                yield _Whole(file.fileno())
-                os.fsync(file.fileno())
+            with open(unfinished, "xb", buffering=0) as file:
+                yield _Whole(file.fileno(), target)
+                with _naming(target):
+                    os.fsync(file.fileno())
             os.replace(unfinished, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
-        _sync_folder(target.parent.parent)
+        for folder in (target.parent, *made):
+            _sync_folder(folder)
 
     def read(self, name: str, at: int, into: memoryview) -> None:
-        with open(self._path / name, "rb", buffering=0) as file:
+        path = self._path / name
+        with open(path, "rb", buffering=0) as file, _naming(path):
             file.seek(at)
             _fill(file, into, name)
 
     def read_whole(self, name: str, *, bytes_max: int) -> bytes:
         path = self._path / name
         _check_size(name, path.stat().st_size, bytes_max)
-        return path.read_bytes()
+        with _naming(path):
+            return path.read_bytes()
 
     def sizes(self, folder: str) -> dict[str, int]:
+        found: dict[str, int] = {}
         try:
             with os.scandir(self._path / folder) as entries:
-                return {e.name: e.stat().st_size for e in entries if e.is_file()}
+                for entry in entries:
+                    # Another process may have removed it since.
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_size
         except FileNotFoundError:
             return {}
+        return found
 
     def folders(self) -> list[str]:
         try:
@@ -118,10 +129,15 @@ class Disk:
 
 
 class Remote:
-    """An address that fsspec knows, such as s3://BUCKET/RUN."""
+    """An address that fsspec knows, such as s3://BUCKET/RUN.
+
+    Where it is no object store, a file that is being written can be seen: whoever reads
+    a step compares sizes, and its table is complete before .metadata is there."""
 
     def __init__(self, address: str, options: dict[str, str]) -> None:
-        """Raises: ConfigError when fsspec, or what it needs, is not installed."""
+        """Raises: ConfigError when fsspec, or what it needs, is not installed, or it
+        does not take these options."""
+        scheme = address.partition("://")[0]
         try:
             core: Any = importlib.import_module("fsspec.core")
             system, path = core.url_to_fs(
@@ -131,13 +147,23 @@ class Remote:
                 skip_instance_cache=True,
             )
         except (ImportError, ValueError) as error:
-            scheme = address.partition("://")[0]
             raise ConfigError(
                 f"storage {address!r}: {error}; install what fsspec needs for "
                 f"{scheme}:// (pip install 'twinstep[storage]', and s3fs or gcsfs), "
                 "or name a folder"
             ) from error
+        except Exception as error:
+            # What a client says of an option may quote the option.
+            names = ", ".join(sorted(options)) or "none"
+            raise ConfigError(
+                f"storage {address!r}: {type(error).__name__} from fsspec's client for "
+                f"{scheme}://; check storage.options (given: {names})"
+            ) from error
         self._fs: Any = system
+        self._buffered: type[Any] = importlib.import_module(
+            "fsspec.spec"
+        ).AbstractBufferedFile
+        """Files that appear when they are closed; others are written where they lie."""
         self._path = str(path).rstrip("/")
         self.name = address
 
@@ -145,16 +171,29 @@ class Remote:
     def create(self, name: str) -> Generator[Output]:
         with _as_os_errors(self.name):
             file = self._fs.open(f"{self._path}/{name}", "wb")
+        try:
+            yield _Upload(file, self.name)
+            with _as_os_errors(self.name):
+                file.close()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._discard(file, f"{self._path}/{name}")
+            raise
+
+    def _discard(self, file: Any, path: str) -> None:
+        """Nothing of the file is there afterwards."""
+        if isinstance(file, self._buffered):
             try:
-                yield file
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    file.discard()
+                file.discard()
+            finally:
                 file.closed = True  # or a collected file would still be uploaded
-                raise
+        else:
             file.close()
+            self._fs.rm_file(path)
 
     def read(self, name: str, at: int, into: memoryview) -> None:
+        if not into:
+            return  # the whole file is what some clients take an empty range for
         with _as_os_errors(self.name):
             path = f"{self._path}/{name}"
             data = self._fs.cat_file(path, start=at, end=at + len(into))
@@ -163,9 +202,11 @@ class Remote:
         into[:] = data
 
     def read_whole(self, name: str, *, bytes_max: int) -> bytes:
+        path = f"{self._path}/{name}"
         with _as_os_errors(self.name):
-            path = f"{self._path}/{name}"
-            _check_size(name, int(self._fs.size(path)), bytes_max)
+            size = int(self._fs.size(path))
+        _check_size(name, size, bytes_max)
+        with _as_os_errors(self.name):
             return bytes(self._fs.cat_file(path))
 
     def sizes(self, folder: str) -> dict[str, int]:
@@ -194,6 +235,8 @@ class Remote:
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.rm_file(f"{self._path}/{folder}/{name}")
+        with contextlib.suppress(Exception):  # object stores have no folders
+            self._fs.rmdir(f"{self._path}/{folder}")
 
 
 def place_of(path: str, options: dict[str, str]) -> Place:
@@ -218,13 +261,26 @@ def free_bytes(place: Place) -> int | None:
 class _Whole:
     """Writes all of what it is given: the kernel may take less at a time."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd, self._path = fd, path
 
     def write(self, data: memoryview | bytes, /) -> int:
         rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        with _naming(self._path):
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        return len(data)
+
+
+class _Upload:
+    """A file of fsspec's whose errors are OSErrors."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._name = file, name
+
+    def write(self, data: memoryview | bytes, /) -> int:
+        with _as_os_errors(self._name):
+            self._file.write(data)
         return len(data)
 
 
@@ -242,12 +298,36 @@ def _check_size(name: str, size: int, bytes_max: int) -> None:
         raise ValueError(f"{name} has {size} bytes; at most {bytes_max} are read")
 
 
+def _make_folder(path: Path) -> list[Path]:
+    """The folder is there; returns those that have a new entry, deepest first, and
+    always the one that `path` is in: who made it may not have flushed that yet."""
+    entered = [path.parent]
+    for folder in path.parents[:-1]:
+        if folder.exists():
+            break
+        entered.append(folder.parent)
+    path.mkdir(parents=True, exist_ok=True)
+    return entered
+
+
 def _sync_folder(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        with _naming(path):
+            os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """An OSError says which file it is about: the kernel's own may not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _s3_options(address: str, options: dict[str, str]) -> dict[str, Any]:
@@ -260,10 +340,13 @@ def _s3_options(address: str, options: dict[str, str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _as_os_errors(name: str) -> Generator[None]:
-    """Whatever a client's library raises is an OSError that names the place."""
+    """Whatever a client's library raises is an OSError that names the place; a missing
+    file stays a FileNotFoundError."""
     try:
         yield
-    except (OSError, EOFError):
+    except EOFError:
         raise
     except Exception as error:
-        raise OSError(f"{name}: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, FileNotFoundError)
+        kind = FileNotFoundError if missing else OSError
+        raise kind(f"{name}: {type(error).__name__}: {error}") from error

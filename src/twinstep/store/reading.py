@@ -7,6 +7,7 @@ of an attempt that was given up, a step that somebody has cut.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import xxhash
@@ -32,6 +33,8 @@ class Found:
     """Why it is none, in words."""
     foreign: bool = False
     """It is a checkpoint that somebody else has written."""
+    finished: bool = False
+    """It has a table of contents, whatever has become of the other files."""
 
     @property
     def whole(self) -> bool:
@@ -41,10 +44,11 @@ class Found:
 class StoredFiles:
     """A complete step in a place. Satisfies StoredStep."""
 
-    def __init__(self, place: Place, contents: Contents) -> None:
+    def __init__(self, place: Place, contents: Contents, folder: str = "") -> None:
+        """`folder` is the step's, where it does not have its usual name."""
         self.contents = contents
         self._place = place
-        self._folder = stored.folder_name(contents.step)
+        self._folder = folder or stored.folder_name(contents.step)
 
     def read(self, box: Box, into: memoryview) -> None:
         """`into` holds the box's bytes afterwards, verified."""
@@ -84,12 +88,15 @@ class StoredFiles:
         return f"{self._place.name}/{self._folder}/{file}"
 
 
-def look(place: Place, *, steps_max: int) -> list[Found]:
-    """Returns the steps in a place, oldest first, whole or not; of more than
-    `steps_max` the newest. Raises: OSError when the place cannot be read."""
+def look(place: Place, *, steps_max: int) -> Iterator[Found]:
+    """Yields the steps in a place, oldest first, whole or not; of more than `steps_max`
+    the newest. The contents of each may be large: keep what is needed of them.
+
+    Raises: OSError when the place cannot be read."""
     folders = [(stored.step_of(name), name) for name in place.folders()]
     steps = sorted((step, name) for step, name in folders if step is not None)
-    return [_look_at(place, step, name) for step, name in steps[-steps_max:]]
+    for step, name in steps[-steps_max:]:
+        yield _look_at(place, step, name)
 
 
 def open_step(place: Place, step: int) -> StoredFiles:
@@ -100,20 +107,26 @@ def open_step(place: Place, step: int) -> StoredFiles:
     return StoredFiles(place, found.contents)
 
 
-def _look_at(place: Place, step: int, folder: str) -> Found:
+def look_at(place: Place, folder: str) -> Found:
+    """Returns what is in one folder, whatever its name is. Raises: OSError."""
+    return _look_at(place, stored.step_of(folder), folder)
+
+
+def _look_at(place: Place, step: int | None, folder: str) -> Found:
     sizes = place.sizes(folder)
     contents, reason = _contents(place, step, folder, sizes)
     return Found(
-        step=step,
+        step=contents.step if contents else step or 0,
         folder=folder,
         contents=contents,
         reason=reason,
         foreign=stored.METADATA in sizes and stored.CONTENTS not in sizes,
+        finished=stored.METADATA in sizes or stored.CONTENTS in sizes,
     )
 
 
 def _contents(
-    place: Place, step: int, folder: str, sizes: dict[str, int]
+    place: Place, step: int | None, folder: str, sizes: dict[str, int]
 ) -> tuple[Contents | None, str]:
     if stored.METADATA not in sizes:
         return None, f"it has no {stored.METADATA}: it was never finished"
@@ -125,8 +138,10 @@ def _contents(
         contents = stored.decode(data)
     except (ProtocolError, ValueError, FileNotFoundError) as error:
         return None, str(error)
-    if contents.step != step:
+    if step is not None and contents.step != step:
         return None, f"its contents are of step {contents.step}"
+    if lack := stored.lacks(contents):
+        return None, lack
     for file in contents.files:
         size = sizes.get(file.name)
         if size is None:

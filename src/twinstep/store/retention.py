@@ -24,18 +24,25 @@ def to_remove(
 def leftovers(
     folders: Mapping[int, Sequence[str]], kept: Mapping[int, Sequence[str]]
 ) -> dict[int, list[str]]:
-    """Returns per step the files that no whole step has in its table: the rest of
-    attempts that were given up.
+    """Returns per step the files of twinstep's that no whole step has in its table: the
+    rest of attempts that were given up. What else somebody keeps there stays.
+
+    The .metadata comes first: without it a step is none, whatever else is there.
 
     Args:
       folders: the files in each step's folder.
-      kept: the data files of each whole step."""
+      kept: the data files of each whole step that stays."""
     tables = (stored.CONTENTS, stored.METADATA)
     gone = {
         step: sorted(
-            name
-            for name in names
-            if name not in kept.get(step, ()) and not (step in kept and name in tables)
+            (
+                name
+                for name in names
+                if stored.is_ours(name)
+                and name not in kept.get(step, ())
+                and not (step in kept and name in tables)
+            ),
+            key=lambda name: (name != stored.METADATA, name),
         )
         for step, names in folders.items()
     }

@@ -63,10 +63,11 @@ class SlotTable:
 
     def reserve(self, shard: int, *, size: int) -> None:
         """The slots of `shard` exist afterwards; what they held stays."""
-        if shard not in self.slots:
-            count = SLOTS_MAX if shard in self.spare else SLOTS
+        slots = self.slots.setdefault(shard, [])
+        if not slots:
             self.sizes[shard] = size
-            self.slots[shard] = [Slot() for _ in range(count)]
+        count = SLOTS_MAX if shard in self.spare else SLOTS
+        slots += [Slot() for _ in range(count - len(slots))]
 
     def pin(self, shards: Iterable[int], *, step: int) -> dict[int, int] | None:
         """The copies at `step` stay until unpin(); returns their slots. None, and
@@ -143,7 +144,8 @@ class SlotTable:
 
     def forget_after(self, step: int) -> None:
         """Copies of steps later than `step` are dropped: training went back to it,
-        and will reach those numbers again."""
+        and will reach those numbers again. Nothing is pinned any more."""
+        self.unpin()
         for slots in self.slots.values():
             for index, slot in enumerate(slots):
                 if slot.step > step and slot.state is not State.FILLING:

@@ -11,6 +11,7 @@ machine has said that its part is durable.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,8 @@ from twinstep.capture.snapshot import cut
 from twinstep.store import contents as stored
 from twinstep.store.archive import archive, archive_plain
 from twinstep.store.contents import SHARED, Box, Contents, File, Plain, Values
-from twinstep.store.dcp import metadata, plain_items
+from twinstep.store.dcp import metadata
+from twinstep.store.flattened import plain_items
 from twinstep.store.places import Output, Place
 
 TILE_BYTES = 1 << 20
@@ -91,9 +93,15 @@ def write_part(
         boxes=writer.boxes,
         values=writer.values_at,
         plain=writer.plain_at,
+        tied=writer.tied,
     )
-    with place.create(f"{folder}/{name}{stored.PART}") as output:
-        output.write(stored.encode(part))
+    try:
+        with place.create(f"{folder}/{name}{stored.PART}") as output:
+            output.write(stored.encode(part))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            place.remove(folder, [data])
+        raise
     return part
 
 
@@ -112,7 +120,7 @@ def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
     )
     for name, encoded in (
         (stored.CONTENTS, stored.encode(whole)),
-        (stored.METADATA, metadata(whole)),
+        (stored.METADATA, metadata(whole, tied=whole.tied)),
     ):
         with place.create(f"{folder}/{name}") as output:
             output.write(encoded)
@@ -149,7 +157,7 @@ def portion(
     entries: Iterable[Entry], *, parts: int, index: int
 ) -> Iterator[tuple[Entry, range]]:
     """Yields those boxes of the shared entries that machine `index` of `parts` writes:
-    every box is in one portion, and portions differ by a box at most."""
+    every box is in one portion, and none is further from its fair share than a box."""
     shared = [box for e in entries if e.region == "shared" for box in boxes_of(e)]
     total = sum(len(span) for _, span in shared)
     before = 0
@@ -171,6 +179,7 @@ class _Writer:
     boxes: list[Box] = field(default_factory=list[Box])
     values_at: list[Values] = field(default_factory=list[Values])
     plain_at: list[Plain] = field(default_factory=list[Plain])
+    tied: dict[str, str] = field(default_factory=dict[str, str])
 
     def box(self, entry: Entry, owner: int, pieces: list[memoryview]) -> None:
         assert sum(map(len, pieces)) == entry.size, (entry, pieces)
@@ -213,7 +222,9 @@ class _Writer:
     def plain(self, manifest: Manifest) -> None:
         """What others read of rank 0's values without twinstep."""
         values = values_of(manifest)
-        for path, value in plain_items(values, manifest.entries):
+        self.tied = dict(values.get("tied", {}))
+        names = [entry.name for entry in manifest.entries]
+        for path, value in plain_items(values, names):
             data = archive_plain(value)
             self.plain_at.append(
                 Plain(path=path, file=self.file, at=self.at, size=len(data))
