@@ -220,7 +220,7 @@ def the_plan_is_saved_after_begin_is_sent(_original, self, machine, message):
     return False
 
 
-@planted(Root, "_save")
+@planted(Root, "save")
 def the_plan_is_not_saved(_original, self):
     return do.Log(text="no plan")
 

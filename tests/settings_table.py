@@ -28,6 +28,7 @@ PARTS: dict[str, type[Any]] = {
 LEAST = {
     "machines": ">= 1",
     "ranks_per_machine": ">= 1",
+    "min_machines": "0 .. machines",
     "standbys": ">= 0",
     "copies": "0 .. machines",
     "placement": "one of these",

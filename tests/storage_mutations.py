@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.mutations import MUTATIONS as MUTATIONS, planted
-from twinstep.agent import storing
+from twinstep.agent import actions as do, storing
 from twinstep.agent.draining import Draining
 from twinstep.store.slots import SlotTable
 
@@ -17,10 +19,18 @@ def a_pinned_slot_is_handed_out(original, self, shard, *, keep):
 
 
 @planted(Draining, "hears")
-def a_step_is_made_whole_when_one_part_is_missing(
-    original, self, said, *, members, now_s
-):
-    return original(self, said, members=[said.machine], now_s=now_s)
+def a_step_is_made_whole_when_one_part_is_missing(original, self, said, *, now_s):
+    writers, self.writers = self.writers, {}
+    if said.machine in writers:
+        self.writers = {said.machine: writers[said.machine]}
+    done = original(self, said, now_s=now_s)
+    self.writers = writers
+    return [
+        replace(one, parts=tuple(writers.values()))
+        if isinstance(one, do.MakeWhole)
+        else one
+        for one in done
+    ]
 
 
 @planted(Draining, "waits")

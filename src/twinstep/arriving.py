@@ -61,6 +61,12 @@ def settings(launch: Launch) -> Job:
         standbys=0,
         store=launch.store or None,
     )
+    if job.min_machines:
+        raise ConfigError(
+            f"min_machines is {job.min_machines}, but {launch.launcher} starts the "
+            "ranks and says how many there are; leave min_machines out, or start the "
+            "job with `twinstep run` or `twinstep join`"
+        )
     if launch.machines > 1 and not job.store:
         raise ConfigError(
             f"{launch.launcher} started ranks on {launch.machines} machines, whose "

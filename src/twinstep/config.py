@@ -124,6 +124,10 @@ class Job:
     """Machines that train. On one computer, agents that each stand for a machine."""
     ranks_per_machine: int = 1
     """Training processes on each machine, usually one per accelerator."""
+    min_machines: int = 0
+    """With no fewer machines than this the job goes on when no machine is to be had in
+    place of a lost one, and grows again when one comes; its state is resharded through
+    storage.path. 0: it never goes on with fewer than `machines`."""
     standbys: int = 0
     """Machines that wait, frameworks imported, to replace a lost one."""
     copies: int = 0
@@ -199,6 +203,7 @@ class Job:
                 f"({self.machines}): each copy is on a machine of its own; "
                 f"use --copies {self.machines} or more machines"
             )
+        self._check_fewer()
         if self.domains and len(self.domains) != self.machines:
             raise ConfigError(
                 f"domains names {len(self.domains)} machines, but machines is "
@@ -210,6 +215,28 @@ class Job:
                 f"schedule.buffer_bytes ({schedule.buffer_bytes}) in schedule.buffers "
                 f"({schedule.buffers}) parts holds no chunk of transfer.chunk_bytes "
                 f"({chunk_bytes}); raise buffer_bytes, or lower buffers or chunk_bytes"
+            )
+
+    def _check_fewer(self) -> None:
+        """What going on with fewer machines needs."""
+        if not 0 <= self.min_machines <= self.machines:
+            raise ConfigError(
+                f"min_machines is {self.min_machines}; it must be between 1 and "
+                f"machines ({self.machines}), or 0 to go on with all only"
+            )
+        if not self.min_machines:
+            return
+        if not self.storage.path:
+            raise ConfigError(
+                f"min_machines ({self.min_machines}) without storage.path: state is "
+                "resharded for fewer machines through storage; set storage.path to a "
+                "folder that all machines see (tmpfs will do on one computer)"
+            )
+        if self.timing.resize_after_s >= self.timing.machine_s_max:
+            raise ConfigError(
+                f"timing.resize_after_s ({self.timing.resize_after_s}) must be less "
+                f"than timing.machine_s_max ({self.timing.machine_s_max}), or the job "
+                "ends before it goes on with fewer machines; lower resize_after_s"
             )
 
     @property

@@ -120,18 +120,20 @@ def _training(status: Status) -> list[MachineStatus]:
     return sorted(found, key=lambda machine: machine.machine_rank)
 
 
-def _grid(job: Job) -> Grid:
-    return Grid(machines=job.machines, ranks_per_machine=job.ranks_per_machine)
+def _grid(sight: Sight) -> Grid:
+    job, places = sight.job, sight.status.places
+    machines = places or job.machines
+    return Grid(machines=machines, ranks_per_machine=job.ranks_per_machine)
 
 
 def _choice(sight: Sight, lost: Sequence[str]) -> Choice:
-    return if_lost(lost, sight.held, grid=_grid(sight.job), shared=sight.status.shared)
+    return if_lost(lost, sight.held, grid=_grid(sight), shared=sight.status.shared)
 
 
 def forecast(sight: Sight, lost: Sequence[str]) -> Forecast:
     """Returns what would happen if the machines named were lost now."""
     status, job = sight.status, sight.job
-    grid = _grid(job)
+    grid = _grid(sight)
     choice = _choice(sight, lost)
     places = {m.machine: m.machine_rank for m in _training(status)}
     gone = [name for name in lost if name in places]

@@ -66,6 +66,8 @@ def _headline(name: str, status: Status, now_s: float) -> Text:
     safe = str(status.safe) if status.safe else "none yet"
     text.append(f" · step {status.step}, safe {safe}")
     text.append(f" · root {status.root} · round {status.round}, term {status.term}")
+    if status.places < status.wanted:
+        text.append(f" · on {status.places} of {status.wanted} machines", "yellow")
     for whom in status.waiting_for:
         text.append(f"\n  waits for {whom}", style="yellow")
     age_s = now_s - status.at_s

@@ -78,6 +78,10 @@ class Timing:
     """One chunk, sent or received, or the verdict on a copy."""
     machine_s_max: float = 600.0
     """A replacement machine joins within this time after it was asked for."""
+    resize_after_s: float = 30.0
+    """So long a place is vacant before a job with min_machines goes on without, unless
+    the operator has said before that there is no machine; and so long a machine is here
+    before such a job grows by it again."""
     store_start_s_max: float = 10.0
     """The key-value store answers a machine that starts within this time."""
     store_s_max: float = 600.0

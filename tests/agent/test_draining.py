@@ -17,6 +17,7 @@ from twinstep.config import Storage
 from twinstep.recovery.choice import Choice
 
 MEMBERS = ["m0", "m1"]
+BEGIN = scenes.begin()
 
 
 def stored_step(step: int) -> StoredStep:
@@ -32,7 +33,7 @@ def stored_step(step: int) -> StoredStep:
 
 def draining(**settings: Any) -> Draining:
     """Its storage has answered that it holds nothing."""
-    made = Draining(settings=Storage(path="/s", **settings), machines=2)
+    made = Draining(settings=Storage(path="/s", **settings))
     made.found(Looked(steps=[]), now_s=0.0)
     return made
 
@@ -42,16 +43,12 @@ def said(machine: str, step: int, *, failed: str = "", round: int = 1) -> say.St
 
 
 def hears(one: Draining, *words: say.Stored, now_s: float = 1.0) -> list[Any]:
-    return [
-        action
-        for word in words
-        for action in one.hears(word, members=MEMBERS, now_s=now_s)
-    ]
+    return [action for word in words for action in one.hears(word, now_s=now_s)]
 
 
 def write(one: Draining, step: int, *, now_s: float = 0.0) -> None:
     """The step is written, and whole."""
-    assert one.order(step, now_s) == step
+    assert one.order(step, now_s, BEGIN) == step
     assert hears(one, said("m0", step), said("m1", step))
     one.made(Made(whole=stored_step(step)), now_s=now_s)
 
@@ -64,93 +61,95 @@ def text(actions: list[Any]) -> str:
 
 
 def test_nothing_is_written_without_a_storage_or_a_safe_step() -> None:
-    assert Draining(settings=Storage(), machines=2).order(5, 0.0) == 0
-    assert draining().order(0, 0.0) == 0
+    assert Draining(settings=Storage()).order(5, 0.0, BEGIN) == 0
+    assert draining().order(0, 0.0, BEGIN) == 0
 
 
 def test_a_step_is_made_whole_when_all_have_written_it_and_not_before() -> None:
     one = draining()
-    assert one.order(5, 0.0) == 5
-    assert one.order(6, 1.0) == 5, "all are told the same until it is written"
+    assert one.order(5, 0.0, BEGIN) == 5
+    assert one.order(6, 1.0, BEGIN) == 5, "all are told the same until it is written"
     assert hears(one, said("m1", 5)) == []
     assert hears(one, said("m1", 5)) == [], "the same machine twice is one"
     (make,) = hears(one, said("m0", 5))
     assert make == do.MakeWhole(step=5, parts=("r1-t1-m0", "r1-t1-m1"))
-    assert one.order(7, 2.0) == 0, "one at a time"
+    assert one.order(7, 2.0, BEGIN) == 0, "one at a time"
     done = one.made(Made(whole=stored_step(5)), now_s=3.0)
     assert text(done) == "step 5 is in storage (2.0 MB, 3.00 s)"
     assert one.newest() == stored_step(5)
-    assert one.order(5, 4.0) == 0
-    assert one.order(6, 4.0) == 6
+    assert one.order(5, 4.0, BEGIN) == 0
+    assert one.order(6, 4.0, BEGIN) == 6
 
 
 def test_words_about_another_step_are_not_counted() -> None:
     one = draining()
-    one.order(5, 0.0)
+    one.order(5, 0.0, BEGIN)
     assert hears(one, said("m0", 4), said("m1", 4), said("m0", 5)) == []
 
 
 def test_steps_are_apart_as_settings_say() -> None:
     one = draining(every_steps=10, every_s=100.0)
     write(one, 10)
-    assert one.order(19, 200.0) == 0
-    assert one.order(20, 99.0) == 0
-    assert one.order(20, 100.0) == 20
+    assert one.order(19, 200.0, BEGIN) == 0
+    assert one.order(20, 99.0, BEGIN) == 0
+    assert one.order(20, 100.0, BEGIN) == 20
 
 
 def test_what_could_not_be_written_is_tried_again_with_a_newer_step() -> None:
     one = draining(every_steps=10, retry_s=30.0)
     write(one, 10)
-    one.order(20, 1.0)
+    one.order(20, 1.0, BEGIN)
     done = hears(one, said("m1", 20, failed="no space left"), now_s=2.0)
     assert text(done) == (
         "step 20 is not written to storage: m1: no space left; tries again in 30 s"
     )
     assert of(done, do.TidyStorage) == [do.TidyStorage(newest=20)]
     assert hears(one, said("m0", 20)) == [], "it is given up"
-    assert one.order(21, 31.0) == 0
-    assert one.order(20, 32.0) == 0, "parts of two attempts would have one name"
-    assert one.order(21, 32.0) == 21, "every_steps counts from the last that is there"
+    assert one.order(21, 31.0, BEGIN) == 0
+    assert one.order(20, 32.0, BEGIN) == 0, "parts of two attempts would have one name"
+    assert one.order(21, 32.0, BEGIN) == 21, (
+        "every_steps counts from the last that is there"
+    )
 
 
 def test_what_could_not_be_made_whole_is_tried_again() -> None:
     one = draining()
-    one.order(5, 0.0)
+    one.order(5, 0.0, BEGIN)
     hears(one, said("m0", 5), said("m1", 5))
     done = one.made(Made(whole=None, trouble="m1's part is missing"), now_s=1.0)
     assert "step 5 is not written to storage: m1's part is missing" in text(done)
     assert one.newest() is None
-    assert one.order(6, 31.0) == 6
+    assert one.order(6, 31.0, BEGIN) == 6
 
 
 def test_who_holds_a_step_up_is_named() -> None:
     one = draining(write_s_max=60.0)
-    one.order(5, 0.0)
+    one.order(5, 0.0, BEGIN)
     hears(one, said("m0", 5))
-    assert one.tick(MEMBERS, 60.0) == []
-    assert "m1 did not write its part within 60 s" in text(one.tick(MEMBERS, 61.0))
-    assert one.tick(MEMBERS, 62.0) == []
+    assert one.tick(60.0) == []
+    assert "m1 did not write its part within 60 s" in text(one.tick(61.0))
+    assert one.tick(62.0) == []
 
 
 def test_a_step_that_is_not_made_whole_is_said_once() -> None:
     one = draining(write_s_max=60.0)
-    one.order(5, 0.0)
+    one.order(5, 0.0, BEGIN)
     hears(one, said("m0", 5), said("m1", 5))
     assert "storage /s: step 5 is not made whole within 60 s; waits for it" in text(
-        one.tick(MEMBERS, 61.0)
+        one.tick(61.0)
     )
-    assert one.tick(MEMBERS, 62.0) == []
+    assert one.tick(62.0) == []
     one.made(Made(whole=stored_step(5)), now_s=99.0)
-    assert (one.trouble, one.order(6, 100.0)) == ("", 6)
+    assert (one.trouble, one.order(6, 100.0, BEGIN)) == ("", 6)
 
 
 def test_a_round_that_ends_gives_up_what_is_written() -> None:
     one = draining()
-    one.order(5, 0.0)
+    one.order(5, 0.0, BEGIN)
     hears(one, said("m0", 5))
     assert text(one.begins()) == "step 5 is not written to storage: the round ended"
     assert hears(one, said("m1", 5)) == [], "parts of two rounds make no step"
-    assert one.order(6, 1.0) == 6
+    assert one.order(6, 1.0, scenes.begin(round=2)) == 6
     assert hears(one, said("m1", 6, round=2)) == []
     (make,) = hears(one, said("m0", 6, round=2))
     assert make.parts == ("r2-t1-m0", "r2-t1-m1")
@@ -158,7 +157,7 @@ def test_a_round_that_ends_gives_up_what_is_written() -> None:
 
 def test_a_round_that_ends_later_does_not_undo_a_step() -> None:
     one = draining()
-    one.order(5, 0.0)
+    one.order(5, 0.0, BEGIN)
     hears(one, said("m0", 5), said("m1", 5))
     assert one.begins() == []
     one.made(Made(whole=stored_step(5)), now_s=1.0)
@@ -169,7 +168,7 @@ def test_a_round_that_ends_later_does_not_undo_a_step() -> None:
 
 
 def test_a_storage_is_asked_until_it_answers() -> None:
-    one = Draining(settings=Storage(path="/s", look_s_max=120.0), machines=2)
+    one = Draining(settings=Storage(path="/s", look_s_max=120.0))
     assert one.look(10.0) == [do.LookInStorage()]
     assert one.look(11.0) == []
     away = Looked(steps=None, trouble="away")
@@ -185,7 +184,7 @@ def test_a_storage_is_asked_until_it_answers() -> None:
 
 
 def test_a_storage_that_says_nothing_is_not_asked_in_vain() -> None:
-    one = Draining(settings=Storage(path="/s", look_s_max=120.0), machines=2)
+    one = Draining(settings=Storage(path="/s", look_s_max=120.0))
     one.look(0.0)
     assert one.look(119.0) == []
     assert "cannot be read: no answer in 120 s" in text(one.look(121.0))
@@ -229,13 +228,13 @@ def test_a_storage_out_of_reach_makes_no_step_bad() -> None:
 
 
 def test_below_a_bad_step_steps_are_written_again() -> None:
-    one = Draining(settings=Storage(path="/s"), machines=2)
+    one = Draining(settings=Storage(path="/s"))
     one.found(Looked(steps=[stored_step(10), stored_step(30)]), now_s=0.0)
-    assert one.order(20, 1.0) == 0
+    assert one.order(20, 1.0, BEGIN) == 0
     bad = say.StoredBad(machine="m0", round=1, term=1, step=30, corrupt=True, reason="")
     one.cannot_load(bad)
-    assert one.order(10, 1.0) == 0
-    assert one.order(11, 1.0) == 11
+    assert one.order(10, 1.0, BEGIN) == 0
+    assert one.order(11, 1.0, BEGIN) == 11
 
 
 def test_a_bad_step_that_was_written_again_is_good() -> None:
@@ -251,7 +250,7 @@ def test_a_bad_step_that_was_written_again_is_good() -> None:
 def test_steps_that_were_removed_are_not_gone_back_to() -> None:
     one = draining()
     write(one, 5)
-    one.order(6, 1.0)
+    one.order(6, 1.0, BEGIN)
     hears(one, said("m0", 6), said("m1", 6))
     one.made(Made(whole=stored_step(6), gone=[5]), now_s=2.0)
     assert list(one.stored) == [6]

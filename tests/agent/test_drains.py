@@ -61,7 +61,11 @@ class Machine:
             term=1,
             step=12,
             captured_in=1,
+            machines=2,
             machine_rank=0,
+            own=(0,),
+            index=0,
+            parts=2,
             slots={0: 0, 2: 0},
             digests=digests,
         )

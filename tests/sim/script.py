@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from twinstep.agent.census import MACHINES
 from twinstep.sim import memory
@@ -71,7 +72,10 @@ class Scene:
     # A cluster that trains.
 
     def do_cluster(self, *settings: str) -> list[str]:
-        chosen = {name: int(value) for name, value in (s.split("=") for s in settings)}
+        pairs = [setting.split("=") for setting in settings]
+        chosen: dict[str, Any] = {
+            name: float(value) if "." in value else int(value) for name, value in pairs
+        }
         self.world = World(settings=Settings(**chosen), random=Random("scenario"))
         self.world.run_to_health()
         return [self._who()]
@@ -205,12 +209,18 @@ class Scene:
         seen: list[str] = []
         for line in self.world.lines:
             what = line[20:].strip()
-            for known in ("lost: ", "takes machine rank", "no longer root", "is bad"):
+            for known in (
+                "lost: ",
+                "takes machine rank",
+                "goes on with",
+                "no longer root",
+                "is bad",
+            ):
                 if known in what and "new root" not in what and what not in seen:
                     seen.append(
                         what.partition(" at step")[0] + " is bad"
                         if known == "is bad"
-                        else what
+                        else what.partition(" within ")[0].partition("; state")[0]
                     )
         began = self.world.check.began[self.rounds :]
         if not began:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fewer_mutations import MUTATIONS
 from tests.mutations import Mutation
-from tests.storage_mutations import MUTATIONS
 from twinstep.sim.explore import run
 
 SEEDS = 1000
@@ -66,6 +66,10 @@ FOUND = {
     "a_job_starts_at_step_0_before_the_storage_has_answered": 71,
     "the_storage_is_never_gone_back_to": 2,
     "a_part_that_failed_is_said_to_be_there": 209,
+    "slots_are_given_up_before_the_step_is_in_storage": 0,
+    "copies_of_another_number_of_machines_count": 0,
+    "slots_of_another_number_of_machines_stay": 15,
+    "what_a_lost_machine_owned_is_not_written": 0,
 }
 
 

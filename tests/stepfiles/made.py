@@ -109,7 +109,8 @@ def write_step(storage: Path, *, step: int = 12, changed=None) -> tuple[Path, Co
             captured_in=1,
             machines=MACHINES,
             ranks_per_machine=1,
-            machine_rank=machine_rank,
+            index=machine_rank,
+            parts=MACHINES,
             own={machine_rank: (read_manifest(own), own)},
             shared=[shared_region()],
         )

@@ -80,7 +80,8 @@ def holding(
         captured_in=captured_in,
         machines=machines,
         ranks_per_machine=1,
-        machine_rank=machine_rank,
+        index=machine_rank,
+        parts=machines,
         own={machine_rank: (read_manifest(slot), slot)},
         shared=[memoryview(shared_slot(step))],
     )

@@ -108,10 +108,20 @@ class StoreCopies:
     term: int
     step: int
     captured_in: int
+    machines: int
+    """On how many the step was captured."""
     machine_rank: int
+    """Names the part."""
+    own: tuple[int, ...]
+    """The ranks whose own shards are in it."""
+    index: int
+    parts: int
+    """Which portion of the shared state is in it, of how many; -1: none."""
     slots: dict[int, int]
     """Per shard the slot that holds it."""
     digests: dict[int, bytes]
+    still: bool = False
+    """No rank lives meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

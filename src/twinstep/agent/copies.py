@@ -8,9 +8,10 @@ has verified it; a restored one counts as safe only when its copies exist again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twinstep.agent import actions as do, listing, messages as say
+from twinstep.agent.reserving import Reserving
 from twinstep.store.slots import Slot, SlotTable, State
 from twinstep.values import Grid
 
@@ -28,10 +29,9 @@ class Copies:
     held: set[int] = field(default_factory=set[int])
     shared: bool = True
     reserved: bool = False
-    asked: dict[int, int] = field(default_factory=dict[int, int])
-    """Bytes of each shard that this round needs slots for."""
-    reserving: set[int] = field(default_factory=set[int])
-    """Shards whose slots are being made; that may outlast a round."""
+    resized_in: int = 0
+    """The round in which the number of machines began that these copies are of."""
+    reserving: Reserving = field(default_factory=Reserving)
     sources: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
     fetching: set[int] = field(default_factory=set[int])
     loaded_from: dict[int, str] = field(default_factory=dict[int, str])
@@ -58,8 +58,15 @@ class Copies:
     # The round.
 
     def start(self, begin: say.Begin, *, machine_rank: int) -> list[int]:
-        """A round begins; returns the shards whose slots are given up."""
+        """A round begins; returns the shards whose slots are given up: with another
+        number of machines all of them, whose numbers mean others from now on."""
         self.begin, self.machine_rank = begin, machine_rank
+        self.grid = begin.grid(self.grid.ranks_per_machine)
+        resized = begin.resized_in != self.resized_in
+        self.resized_in = begin.resized_in
+        gone = self.table.forget_shards(set()) if resized else []
+        if resized:
+            self.reserving.resized()
         self.shared = begin.shared
         self.reserved = False
         self.held = {
@@ -72,7 +79,7 @@ class Copies:
             self.held |= set(self.grid.captured_by(machine_rank))
         self.table.forget_after(begin.step)
         self._forget_unlisted(begin)
-        self.asked = {}
+        self.reserving.begins()
         self.sources = {shard: list(names) for shard, names in begin.sources.items()}
         for collection in (
             self.fetching,
@@ -92,7 +99,7 @@ class Copies:
             }
             for shard in self.grid.ranks(machine_rank)
         }
-        return self.table.forget_shards(self.held)
+        return gone + self.table.forget_shards(self.held)
 
     def _forget_unlisted(self, begin: say.Begin) -> None:
         """A copy of this step that the root does not list is bad, differs from its
@@ -110,18 +117,15 @@ class Copies:
 
     def to_reserve(self, sizes: dict[int, int]) -> dict[int, int]:
         """The shards that this machine holds and nobody reserves slots for yet."""
-        self.asked = {s: n for s, n in sorted(sizes.items()) if s in self.held}
-        known = self.reserving | set(self.table.slots)
-        wanted = {s: n for s, n in self.asked.items() if s not in known}
-        self.reserving |= set(wanted)
-        return wanted
+        asked = {s: n for s, n in sorted(sizes.items()) if s in self.held}
+        return self.reserving.wants(asked, there=self.table.slots)
 
     def take_slots(self, sizes: dict[int, int]) -> bool:
         """These slots exist; returns whether all do that this round asked for."""
         for shard, size in sizes.items():
             self.table.reserve(shard, size=size)
-        self.reserving -= set(sizes)
-        return bool(self.asked) and all(s in self.table.slots for s in self.asked)
+        self.reserving.ended(sizes)
+        return self.reserving.all_in(self.table.slots)
 
     def captured(self) -> list[int]:
         """The shards that this machine's ranks capture."""
@@ -150,13 +154,17 @@ class Copies:
         steps = {
             slot.step
             for slot in self.table.slots.get(shards[0], ())
-            if slot.state is State.WHOLE
+            if slot.state is State.WHOLE and slot.step >= self._first()
         }
         return [
             step
             for step in sorted(steps)
             if all(self._is_safe(shard, step) for shard in shards)
         ]
+
+    def _first(self) -> int:
+        """Older steps than the round began from are copies of another round."""
+        return self.begin.step if self.begin is not None else 0
 
     def _is_safe(self, shard: int, step: int) -> bool:
         here = any(
@@ -254,18 +262,7 @@ class Copies:
     def refreshed(self, ship: do.ShipCopy, *, keep: int) -> do.ShipCopy:
         """The same send, with what has become known since."""
         digests = self.table.slots[ship.shard][ship.slot].digests
-        return do.ShipCopy(
-            round=ship.round,
-            shard=ship.shard,
-            slot=ship.slot,
-            step=ship.step,
-            captured_in=ship.captured_in,
-            keep=keep,
-            digests=digests,
-            target_rank=ship.target_rank,
-            target=ship.target,
-            replace=ship.replace,
-        )
+        return replace(ship, keep=keep, digests=digests)
 
     def acknowledge(self, shard: int, step: int, holder: int) -> None:
         self.acked.setdefault((shard, step), set()).add(holder)

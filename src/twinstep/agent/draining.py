@@ -61,7 +61,6 @@ class Draining:
     Invariant: at most one step is being written; `told` are machines of this round."""
 
     settings: Storage
-    machines: int
     stored: dict[int, StoredStep] = field(default_factory=dict[int, StoredStep])
     asked_s: float = -1.0
     """When the storage was first asked what it holds; below 0: not yet."""
@@ -78,6 +77,8 @@ class Draining:
     step: int = 0
     """The step that is being written; 0: none."""
     since_s: float = 0.0
+    writers: dict[str, str] = field(default_factory=dict[str, str])
+    """The machines that write it, and how the names of their parts start."""
     told: dict[str, say.Stored] = field(default_factory=dict[str, say.Stored])
     making: bool = False
     """All parts are there; the step is being made whole."""
@@ -146,6 +147,13 @@ class Draining:
         good = [step for step in self.stored if step not in self.bad]
         return self.stored[max(good)] if good else None
 
+    def holds(self, step: int, captured_in: int) -> bool:
+        """Whether this very step is whole in storage, as far as anybody knows."""
+        stored = self.stored.get(step)
+        if stored is None or step in self.bad:
+            return False
+        return stored.captured_in == captured_in
+
     def better(self, choice: Choice) -> Choice | None:
         """The choice to go back to the newest stored step; None where memory has one
         that is as new."""
@@ -187,11 +195,12 @@ class Draining:
         self.told.clear()
         return [do.Log(text=f"step {step} is not written to storage: the round ended")]
 
-    def order(self, keep: int, now_s: float) -> int:
+    def order(self, keep: int, now_s: float, begin: say.Begin) -> int:
         """Returns the step that all machines are told to write with this answer.
 
         Args:
-          keep: the newest step that all machines hold, and are told to keep."""
+          keep: the newest step that all machines hold, and are told to keep.
+          begin: the present round."""
         if not self.on or self.making:
             return 0
         if self.step:
@@ -200,29 +209,35 @@ class Draining:
         due = keep >= self.last_whole + settings.every_steps
         if keep <= self.last_step or not due or now_s < self.not_before_s:
             return 0
-        self.step = self.last_step = keep
-        self.since_s, self.overdue = now_s, False
         self.not_before_s = now_s + settings.every_s
-        self.told.clear()
+        writers = {
+            member.machine: part_name(
+                round=begin.round, term=begin.term, machine_rank=place
+            )
+            for place, member in enumerate(begin.members)
+        }
+        self.write(keep, writers, now_s=now_s)
         return keep
 
-    def hears(
-        self, said: say.Stored, *, members: list[str], now_s: float
-    ) -> list[do.RootAction]:
+    def write(self, step: int, writers: dict[str, str], *, now_s: float) -> None:
+        """These machines have been told to write their parts of `step`."""
+        assert not self.step, f"{self.step} is being written"
+        self.step, self.since_s, self.writers = step, now_s, writers
+        self.overdue = False
+        self.last_step = max(self.last_step, step)
+        self.told.clear()
+
+    def hears(self, said: say.Stored, *, now_s: float) -> list[do.RootAction]:
         """A machine has written its part, or could not."""
-        if said.step != self.step or self.making:
+        if said.step != self.step or self.making or said.machine not in self.writers:
             return []
         if said.failed:
             return self.fails(f"{said.machine}: {said.failed}", now_s)
         self.told[said.machine] = said
-        if any(name not in self.told for name in members):
+        if len(self.told) < len(self.writers):
             return []
         self.making = True
-        parts = tuple(
-            part_name(round=said.round, term=said.term, machine_rank=place)
-            for place in range(self.machines)
-        )
-        return [do.MakeWhole(step=said.step, parts=parts)]
+        return [do.MakeWhole(step=said.step, parts=tuple(self.writers.values()))]
 
     def made(self, new: Made, *, now_s: float) -> list[do.RootAction]:
         """The step is whole in storage; or it could not be made so."""
@@ -259,7 +274,7 @@ class Draining:
         )
         return [do.Log(text=text), do.TidyStorage(newest=step)]
 
-    def tick(self, members: list[str], now_s: float) -> list[do.RootAction]:
+    def tick(self, now_s: float) -> list[do.RootAction]:
         """Gives up a step that takes too long, and names whom it waited for."""
         late = self.step and now_s - self.since_s > self.settings.write_s_max
         if not late:
@@ -272,7 +287,7 @@ class Draining:
             self.trouble = f"step {self.step} is not made whole within {within}"
             text = f"storage {self.settings.path}: {self.trouble}; waits for it"
             return [do.Log(text=text)]
-        waits = ", ".join(name for name in members if name not in self.told)
+        waits = ", ".join(name for name in self.writers if name not in self.told)
         return self.fails(f"{waits} did not write its part within {within}", now_s)
 
     def cannot_load(self, said: say.StoredBad) -> None:

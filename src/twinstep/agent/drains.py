@@ -88,6 +88,9 @@ class Drains:
                 own = threading.get_native_id()
                 os.setpriority(os.PRIO_PROCESS, own, NICE)
             part = self._write(action, views, over)
+        except _Bad as error:
+            self._fail(action, str(error), error.shard)
+            return
         except Exception as error:
             text = " ".join(str(error).split())
             self._fail(action, f"{type(error).__name__}: {text}")
@@ -117,14 +120,16 @@ class Drains:
                 view, sizes[shard], self._chunk_bytes, action.digests[shard]
             )
             if bad is not None:
-                raise Corrupt(f"chunk {bad} of shard {shard} has a wrong checksum")
-        own = grid.ranks(action.machine_rank)
+                text = f"chunk {bad} of shard {shard} has a wrong checksum"
+                raise _Bad(text, shard)
+        own = action.own
         holding = Holding(
             step=action.step,
             captured_in=action.captured_in,
-            machines=grid.machines,
+            machines=action.machines,
             ranks_per_machine=grid.ranks_per_machine,
-            machine_rank=action.machine_rank,
+            index=action.index,
+            parts=action.parts,
             own={rank: (read_manifest(views[rank]), views[rank]) for rank in own},
             shared=[view for shard, view in sorted(views.items()) if shard not in own],
         )
@@ -139,8 +144,16 @@ class Drains:
             pace=_Pace(self._settings.bandwidth_max, over),
         )
 
-    def _fail(self, action: do.StoreCopies, reason: str) -> None:
-        self._post(lambda: storing.stored(self._worker, action, failed=reason))
+    def _fail(self, action: do.StoreCopies, reason: str, bad: int = -1) -> None:
+        self._post(lambda: storing.stored(self._worker, action, failed=reason, bad=bad))
+
+
+class _Bad(Corrupt):
+    """The machine's own copy of `shard` does not verify."""
+
+    def __init__(self, text: str, shard: int) -> None:
+        super().__init__(text)
+        self.shard = shard
 
 
 @final

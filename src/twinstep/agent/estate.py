@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import final
 
 from twinstep.agent import actions as do
-from twinstep.store.memory import Reservation, Slot, available_bytes, reserve
+from twinstep.store.memory import Slot, available_bytes, reserve
 
 
 @final
@@ -17,12 +17,11 @@ class Estate:
     def __init__(self, bytes_max: int) -> None:
         """`bytes_max` is what slots may take together; 0: what the computer has."""
         self._bytes_max = bytes_max
-        self._reservations: list[Reservation] = []
         self.slots: dict[tuple[int, int], Slot] = {}
 
     @property
     def reserved_bytes(self) -> int:
-        return sum(reservation.reserved_bytes for reservation in self._reservations)
+        return sum(slot.size for slot in self.slots.values())
 
     async def reserve(
         self, action: do.ReserveSlots, loop: asyncio.AbstractEventLoop
@@ -43,7 +42,6 @@ class Estate:
                 **margin,
             ),
         )
-        self._reservations.append(reservation)
         for shard, slot in reservation:
             self.slots[shard, slot] = reservation.slot(shard, slot)
         return f"reserved {reservation.reserved_bytes / 1e6:.1f} MB for slots"
@@ -53,5 +51,5 @@ class Estate:
             self.slots.pop(key).close()
 
     def close(self) -> None:
-        for reservation in self._reservations:
-            reservation.close()
+        for slot in self.slots.values():
+            slot.close()

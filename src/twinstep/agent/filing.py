@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twinstep.agent import messages as say
+from twinstep.agent import messages as say, resizing
 from twinstep.agent.draining import Looked, Made
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def tick(root: Root) -> Actions:
     """Asks what the storage holds, and gives up what it does not take."""
     draining, now_s = root.draining, root.now_s
-    return [*draining.look(now_s), *draining.tick(root.roster.present(), now_s)]
+    late = draining.tick(now_s)
+    return [*draining.look(now_s), *late, *resizing.follows(root)]
 
 
 def found(root: Root, seen: Looked) -> Actions:
@@ -24,13 +25,15 @@ def found(root: Root, seen: Looked) -> Actions:
 
 def stored(root: Root, said: say.Stored) -> Actions:
     """A machine has written its part of a step, or could not."""
-    members = root.roster.present()
-    return [*root.draining.hears(said, members=members, now_s=root.now_s)]
+    resizing.heard(root, said)
+    done = root.draining.hears(said, now_s=root.now_s)
+    return [*done, *resizing.follows(root)]
 
 
 def made(root: Root, new: Made) -> Actions:
     """A step is whole in storage, or could not be made so."""
-    return [*root.draining.made(new, now_s=root.now_s)]
+    done = root.draining.made(new, now_s=root.now_s)
+    return [*done, *resizing.follows(root)]
 
 
 def bad(root: Root, said: say.StoredBad) -> Actions:

@@ -35,6 +35,11 @@ from twinstep.agent.rank_messages import (
     Unshare as Unshare,
     Welcome as Welcome,
 )
+from twinstep.agent.stored_messages import (
+    Store as Store,
+    Stored as Stored,
+    StoredBad as StoredBad,
+)
 from twinstep.bounds import (
     Bytes,
     Count,
@@ -48,6 +53,7 @@ from twinstep.bounds import (
     Shard,
     Status,
 )
+from twinstep.values import Grid
 
 # Agent to root.
 
@@ -111,6 +117,8 @@ class Inventory(Message, frozen=True, kw_only=True, tag=True):
     place: Place = -1
     """The machine rank that another launcher gave the ranks that wait here; -1 while
     none wait, and where the agents start the ranks."""
+    resized_in: Count = 0
+    """The copies are of the number of machines that began in this round."""
 
 
 class Held(Message, frozen=True, kw_only=True, tag=True):
@@ -222,30 +230,6 @@ class CopyBad(Message, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
-class Stored(Message, frozen=True, kw_only=True, tag=True):
-    """The machine's part of `step` is in storage for good; or it is not, and why."""
-
-    machine: Name
-    round: Count
-    term: Count
-    step: Count
-    bytes: Bytes = 0
-    seconds: Seconds = 0.0
-    failed: str = ""
-
-
-class StoredBad(Message, frozen=True, kw_only=True, tag=True):
-    """A rank could not load `step` from storage."""
-
-    machine: Name
-    round: Count
-    term: Count
-    step: Count
-    corrupt: bool
-    """False when the storage could not be reached."""
-    reason: str
-
-
 class Condition(Message, frozen=True, kw_only=True, tag=True):
     """How the machine is, by its own probes; said when it changes, in any round."""
 
@@ -324,6 +308,14 @@ class Begin(Message, frozen=True, kw_only=True, tag=True):
     """False once state said to be the same on all ranks was found to differ."""
     stored: bool = False
     """The step is read from storage by the ranks themselves; there are no sources."""
+    resized_in: Count = 0
+    """The round in which so many machines began to train; 0: from the start. Copies of
+    another number of machines are worth nothing: their shards are others."""
+
+    def grid(self, ranks_per_machine: int) -> Grid:
+        """The machines and ranks of this round."""
+        machines = len(self.members)
+        return Grid(machines=machines, ranks_per_machine=ranks_per_machine)
 
 
 class Reserve(Message, frozen=True, kw_only=True, tag=True):
@@ -386,4 +378,4 @@ ToRoot: TypeAlias = (
     | Profiled
     | Unable
 )
-FromRoot: TypeAlias = Stop | Begin | Reserve | Answer | LookAtRanks | Finish
+FromRoot: TypeAlias = Stop | Store | Begin | Reserve | Answer | LookAtRanks | Finish

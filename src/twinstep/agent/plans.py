@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from twinstep.agent import messages as say
+from twinstep.agent import messages as say, resizing
 from twinstep.agent.ballot import Verdict
 from twinstep.agent.record import Plan
 from twinstep.recovery.choice import Choice
@@ -31,6 +31,8 @@ def plan_of(root: Root) -> Plan:
         spent=dict(root.requests.spent),
         strikes=list(root.suspicion.strikes.known),
         struck=dict(root.roster.struck),
+        seats=root.resizing.kept(),
+        resized_in=root.resizing.since,
     )
 
 
@@ -43,12 +45,14 @@ def read_plan(raw: bytes | None, *, machines: int) -> tuple[Plan | None, str]:
         plan = msgspec.msgpack.decode(raw, type=Plan)
     except (ValueError, RecursionError) as error:
         return None, f"cannot be read: {error}"
-    if len(plan.members) not in (0, machines):
+    seats = plan.seats or range(machines)
+    known = sorted(set(seats)) == list(seats) and all(s < machines for s in seats)
+    if len(plan.members) not in (0, len(seats)) or not known:
         return None, f"has {len(plan.members)} machines: not ours"
     return plan, ""
 
 
-def answer_of(root: Root, verdict: Verdict) -> say.Answer:
+def answer_of(root: Root, verdict: Verdict, begin: say.Begin) -> say.Answer:
     """What all members are told of a step that all have reported."""
     return say.Answer(
         round=root.round,
@@ -57,7 +61,7 @@ def answer_of(root: Root, verdict: Verdict) -> say.Answer:
         keep=verdict.keep,
         capture=verdict.capture,
         at=verdict.at,
-        store=root.draining.order(verdict.keep, root.now_s),
+        store=root.draining.order(verdict.keep, root.now_s, begin),
         again=verdict.in_flight and not verdict.capture,
     )
 
@@ -77,12 +81,14 @@ def begin_of(root: Root, choice: Choice, *, master_port: int) -> say.Begin:
         may_share=root.layouts.may_share,
         master_port=master_port,
         stored=choice.step > 0 and not choice.sources,
+        resized_in=root.resizing.since,
     )
 
 
 def recall(root: Root, plan: Plan) -> None:
     """The root knows what its predecessor has written down, but for who is there."""
     root.round = plan.round
+    resizing.recall(root, plan)
     root.layouts.recall(plan)
     root.chronicle.count = plan.recoveries
     root.suspicion.guard.fruitless = plan.fruitless

@@ -301,7 +301,7 @@ class Agent:
                 self.crew.start(
                     begin,
                     machine_rank=machine_rank,
-                    grid=self.grid,
+                    grid=self.worker.grid,
                     job=self.post.job_name,
                 )
             case do.StopRanks(round=round):

@@ -41,6 +41,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     strikes: list[Strike] = []
     struck: dict[str, str] = {}
     """Machines that are to be replaced, and why."""
+    seats: list[Shard] = []
+    """Where fewer machines train than the job has: which of its machine ranks each of
+    the members has the place of. Empty: all."""
+    resized_in: Count = 0
+    """The round in which so many began to train."""
 
 
 class Recovery(msgspec.Struct, kw_only=True):
@@ -50,7 +55,8 @@ class Recovery(msgspec.Struct, kw_only=True):
     number: int
     round: int
     kind: str
-    """rank, hang, machine, root, copy: what failed."""
+    """rank, hang, machine, root, copy: what failed; resize: nothing did, more machines
+    train from then on."""
     who: str
     reason: str
     detected_s: float

@@ -31,7 +31,7 @@ def struck(root: Root, machine: str, reason: str) -> Actions:
     """A machine's ranks have died too often, if there is a `reason`."""
     if not reason or machine in root.roster.struck or root.guests:
         return []  # under another launcher, that one gives the places
-    if root.job.copies_held == 1 or root.suspicion.guard.furthest == 0:
+    if _copies(root) == 1 or root.suspicion.guard.furthest == 0:
         return []  # no step is, or would be, whole without it
     root.roster.struck[machine] = reason
     root.suspicion.guard.fruitless = 0  # the script may be well without that machine
@@ -72,7 +72,7 @@ def planned(root: Root) -> Actions:
     unwell = [name for name in _unwell(root) if name not in roster.kept]
     if not unwell or not roster.fit_spares() or root.begin is None:
         return []
-    whole = root.ballot.keep > root.begin.step and root.job.copies_held > 1
+    whole = root.ballot.keep > root.begin.step and _copies(root) > 1
     if root.phase is not Phase.TRAINING or not whole or root.seen.ended:
         return []
     reason = f"to replace {unwell[0]}: {roster.reason(unwell[0])}"
@@ -123,6 +123,11 @@ def _unwell(root: Root) -> list[str]:
     few = 2 * len(failing) <= len(roster.present())
     replaces = root.job.health.replace and few
     return [name for name in found if replaces or name in roster.struck]
+
+
+def _copies(root: Root) -> int:
+    """How many machines hold each shard, of as many as train now."""
+    return min(root.job.copies_held, root.grid.machines)
 
 
 def _newest(root: Root, without: str) -> tuple[int, int]:

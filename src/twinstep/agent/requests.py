@@ -34,6 +34,8 @@ class Requests:
     """Per machine that was given and has not joined, the lost one it is for."""
     again_s: dict[str, float] = field(default_factory=dict[str, float])
     """Per lost machine for which there was none: when it is asked for again."""
+    refused: set[str] = field(default_factory=set[str])
+    """Lost machines for which there was none to be had, the last time either."""
     failed: set[str] = field(default_factory=set[str])
     """Machines that were given and are known never to join."""
     closed: dict[str, int] = field(default_factory=dict[str, int])
@@ -52,9 +54,18 @@ class Requests:
         attempt = self.spent.get(lost, 0) + 1
         return None if lost in self.open else self._ask(lost, attempt, reason)
 
+    def more(self, name: str) -> AskMachine:
+        """A machine is wanted in place of none that was lost; whatever was given under
+        this name before is not it."""
+        assert name not in self.open, f"{name} is asked for already"
+        attempt = self.closed.pop(name, 0) + 1
+        _note(self.spent, name, attempt - 1)
+        return self._ask(name, attempt, "the job lacks a machine")
+
     def _ask(self, lost: str, attempt: int, reason: str = "") -> AskMachine:
         self.open[lost] = attempt
         self.again_s.pop(lost, None)
+        self.refused.discard(lost)
         reason = reason or f"{lost} was lost"
         return AskMachine(lost=lost, attempt=attempt, reason=reason)
 
@@ -86,7 +97,9 @@ class Requests:
         if self.open.get(lost) != attempt:
             return []
         if not machine:
-            if not self._is_last(lost):
+            if self._is_last(lost):
+                self.refused.add(lost)
+            else:
                 self.again_s[lost] = now_s + self.ask_again_s
             return []
         if machine in self.failed:

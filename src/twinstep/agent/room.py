@@ -37,6 +37,7 @@ def reserve_missing(worker: Worker, sizes: dict[int, int]) -> Actions:
     table.spare |= stored & (set(wanted) | set(thirds))
     done: Actions = []
     if thirds:  # it wrote other shards to storage before, and held copies of these
+        worker.copies.reserving.making |= set(thirds)
         third = do.ReserveSlots(round=worker.round, sizes=thirds, third=True)
         done.append(third)
     if wanted:
@@ -46,8 +47,21 @@ def reserve_missing(worker: Worker, sizes: dict[int, int]) -> Actions:
     return done + reserved(worker, {})
 
 
+def made(worker: Worker, sizes: dict[int, int]) -> Actions:
+    """The slots exist, though perhaps asked for in an earlier round; they are given up
+    at once if that had another number of machines."""
+    reserving = worker.copies.reserving
+    if not reserving.stale:
+        return reserved(worker, sizes)
+    reserving.ended(sizes)
+    done: Actions = [do.ReleaseSlots(shards=tuple(sizes))]
+    if reserving.stale or not reserving.asked or worker.stopped:
+        return done
+    return done + reserve_missing(worker, reserving.asked)
+
+
 def reserved(worker: Worker, sizes: dict[int, int]) -> Actions:
-    """The slots exist, though perhaps asked for in an earlier round."""
+    """The slots exist."""
     complete = worker.copies.take_slots(sizes)
     if worker.stopped or worker.copies.reserved or not complete:
         return []

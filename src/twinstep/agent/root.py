@@ -21,10 +21,12 @@ import msgspec
 
 from twinstep.agent import (
     actions as do,
+    blame,
     border,
     filing,
     messages as say,
     relief,
+    resizing,
     verdicts,
 )
 from twinstep.agent.ballot import Ballot
@@ -37,6 +39,7 @@ from twinstep.agent.phase import Phase, Seen
 from twinstep.agent.plans import begin_of, plan_of, recall
 from twinstep.agent.record import Plan
 from twinstep.agent.requests import Requests
+from twinstep.agent.resizing import Resizing
 from twinstep.agent.roster import Roster
 from twinstep.agent.suspicion import Suspicion
 from twinstep.agent.traffic import Traffic
@@ -54,6 +57,7 @@ class Root:
 
     job: Job
     grid: Grid
+    """Of the present round: as many machines as train."""
     holders: list[list[int]]
     """Per machine rank the machine ranks that hold its shards, owner first."""
     term: int
@@ -74,6 +78,7 @@ class Root:
     suspicion: Suspicion = field(init=False)
     traffic: Traffic = field(init=False)
     draining: Draining = field(init=False)
+    resizing: Resizing = field(init=False)
     bad: set[CopyName] = field(default_factory=set[CopyName])
     seen: Seen = field(default_factory=Seen)
 
@@ -84,7 +89,8 @@ class Root:
         )
         self.layouts = Layouts(machines=self.grid.machines)
         self.traffic = Traffic(settings=self.job.schedule)
-        self.draining = Draining(settings=self.job.storage, machines=self.grid.machines)
+        self.draining = Draining(settings=self.job.storage)
+        self.resizing = Resizing(seats=list(range(self.grid.machines)))
         self.ballot = Ballot(
             machines=self.grid.machines, captures=self.traffic.budget.captures
         )
@@ -115,7 +121,7 @@ class Root:
         if self.phase is Phase.OVER:
             return []
         if self.requests.joined(join.machine):
-            return [self._save(), *self._joins(join)]
+            return [self.save(), *self._joins(join)]
         return self._joins(join)
 
     def _joins(self, join: say.Join) -> Actions:
@@ -185,8 +191,9 @@ class Root:
         self.layouts.laid.clear()
         self.begin = None
         self.suspicion.ends()
+        self.resizing.ends()
         self.enter(Phase.STOPPING)
-        saved, given_up = self._save(), self.draining.begins()
+        saved, given_up = self.save(), self.draining.begins()
         stops = [self._stop(name, reason) for name in sorted(self.roster.joined)]
         begun = do.Log(text=f"round {self.round}: {reason}")
         return [begun, *given_up, saved, *stops]
@@ -195,7 +202,7 @@ class Root:
         stop = say.Stop(round=self.round, term=self.term, reason=reason)
         return do.TellAgent(machine=machine, message=stop)
 
-    def _save(self) -> do.SavePlan:
+    def save(self) -> do.SavePlan:
         return do.SavePlan(plan=msgspec.msgpack.encode(plan_of(self)))
 
     def enter(self, phase: Phase) -> None:
@@ -204,8 +211,9 @@ class Root:
     def inventory(self, inventory: say.Inventory) -> Actions:
         if inventory.round != self.round:
             return []
-        self.inventories[inventory.machine] = inventory
-        return self._place() if self._gathers_copies() else []
+        self.inventories[inventory.machine] = resizing.counted(self, inventory)
+        again = resizing.told_again(self, inventory.machine)
+        return again + (self._place() if self._gathers_copies() else [])
 
     def _gathers_copies(self) -> bool:
         return self.phase in (Phase.STOPPING, Phase.PLACING)
@@ -214,18 +222,21 @@ class Root:
         """Goes on once every member has answered and every place is taken."""
         if any(name not in self.inventories for name in self.roster.present()):
             return []
-        if relief.waits(self):
+        if relief.waits(self) or resizing.waits(self):
             return []
+        if self.resizing.writing:
+            return resizing.interrupted(self)
         done: Actions = relief.relieve(self)
         done += [
             do.Log(text=f"{name} takes machine rank {place}")
             for name, place in self.roster.seat(self.inventories, guests=self.guests)
         ]
         if not self.roster.vacant():
-            return done + self._start()
+            grows = resizing.may_grow(self)
+            return done + (resizing.begin(self) if grows else self.start())
         if self.phase is not Phase.PLACING:
             self.enter(Phase.PLACING)
-        return [*done, *self.ask(), self._save()]
+        return [*done, *self.ask(), self.save()]
 
     def ask(self) -> Actions:
         """Asks for a machine for each lost one, at once: where a standby takes the
@@ -238,7 +249,7 @@ class Root:
         ]
         return [ask for ask in asks if ask is not None]
 
-    def _start(self) -> Actions:
+    def start(self) -> Actions:
         """All places are taken: chooses the step and says Begin."""
         self.layouts.learn(self.inventories.values(), grid=self.grid)
         inventories = [self.inventories[name] for name in self.roster.members]
@@ -249,7 +260,7 @@ class Root:
         if choice.step == 0 and self.draining.waits:
             return []  # until it is known what the storage holds
         if refusal := self.draining.refusal(choice.step):
-            return self._finish(1, refusal)
+            return self.finish(1, refusal)
         texts = [choice.reason] if choice.step else []
         known = max(i.reached for i in self.inventories.values())
         reached = self.chronicle.decided(choice, reached=known, now_s=self.now_s)
@@ -265,7 +276,7 @@ class Root:
         self.suspicion.begins(reached=reached, now_s=self.now_s)
         self.enter(Phase.LOADING)
         begins = self.tell_members(self.begin)
-        return [*extra, self._save(), *begins, *self.chronicle.saved()]
+        return [*extra, self.save(), *begins, *self.chronicle.saved()]
 
     # A round under way.
 
@@ -289,9 +300,9 @@ class Root:
             case say.Laid():
                 return self._laid_out(message)
             case say.RankEnded():
-                return self._rank_ended(message)
+                return blame.rank_ended(self, message)
             case say.Looked():
-                return self._looked(message)
+                return blame.looked(self, message)
             case say.RanksUp():
                 self.seen.up.add(message.machine)
                 self.seen.pids.update(message.pids)
@@ -306,7 +317,7 @@ class Root:
             case say.Unable():
                 if self.phase is Phase.OVER:
                     return []  # others say the same
-                return self._finish(2, f"{message.machine}: {message.reason}")
+                return self.finish(2, f"{message.machine}: {message.reason}")
 
     def is_active(self) -> bool:
         return self.phase in (Phase.LOADING, Phase.TRAINING)
@@ -323,70 +334,43 @@ class Root:
             return []
         assert self.begin is not None
         reserve = self.layouts.reserve(self.begin)
-        return [self._save(), *self.tell_members(reserve)]
+        return [self.save(), *self.tell_members(reserve)]
 
-    def _rank_ended(self, ended: say.RankEnded) -> Actions:
-        if not self.is_active():
-            return []
-        if ended.status == 0:
-            self.seen.ended.add(ended.rank)
-            if len(self.seen.ended) == self.grid.world_size:
-                return self._finish(0, "all ranks have ended well")
-            return []
-        end = self.suspicion.rank_ended(ended, self.now_s)
-        done = relief.struck(self, ended.machine, end.struck)
-        if end.report and not done:
-            return self._finish(1, end.report)
-        return done + self.new_round("rank", f"rank {ended.rank}", end.reason)
-
-    def _looked(self, looked: say.Looked) -> Actions:
-        """Once everybody was looked at, the culprit is named and all start again."""
-        if not self.is_active():
-            return []
-        hang = self.suspicion.looked(looked, self.now_s)
-        if hang is None:
-            return []
-        if hang.note:
-            return [do.Log(text=hang.note)]
-        if hang.again:
-            return self._look()
-        if hang.report:
-            return self._finish(1, hang.report)
-        return self.new_round("hang", hang.who, hang.reason)
+    def _machine_loaded(self, loaded: say.Loaded) -> Actions:
+        self.seen.loaded.add(loaded.machine)
+        self.chronicle.read_from(loaded.sources.values())
+        all_loaded = len(self.seen.loaded) == self.grid.machines
+        return self.moment("loaded_s") if all_loaded else []
 
     def tick(self) -> Actions:
         """Looks at what has taken too long, and names whom it waits for."""
-        late = overdue(
-            self.phase,
-            self.now_s - self.phase_since_s,
-            roster=self.roster,
-            answered=self.inventories,
-            timing=self.job.timing,
+        late = (
+            None
+            if self.resizing.writing
+            else overdue(
+                self.phase,
+                self.now_s - self.phase_since_s,
+                roster=self.roster,
+                answered=self.inventories,
+                timing=self.job.timing,
+            )
         )
         if late is not None and late.machine:
             return self.machine_lost(late.machine, late.reason)
         if late is not None:
-            return self._finish(1, late.reason)
-        if filed := filing.tick(self):
+            return self.finish(1, late.reason)
+        if filed := filing.tick(self) or resizing.tick(self):
             return filed
         if asks := self.requests.due(self.now_s):
-            return [self._save(), *asks]
+            return [self.save(), *asks]
         placed = self.phase is Phase.STOPPING or not self.roster.vacant()
         if self._gathers_copies() and placed and not relief.waits(self):
             return self._place()
         if not self.is_active() or self.seen.ended:
             return []
-        return self._look() if self.suspicion.to_look(self.now_s) else []
+        return blame.look(self) if self.suspicion.to_look(self.now_s) else []
 
-    def _look(self) -> Actions:
-        looking = self.suspicion.looking
-        assert looking is not None
-        look = say.LookAtRanks(
-            round=self.round, term=self.term, threads=looking.threads
-        )
-        return self.tell_members(look)
-
-    def _finish(self, status: int, reason: str) -> Actions:
+    def finish(self, status: int, reason: str) -> Actions:
         self.enter(Phase.OVER)
         finish = say.Finish(
             round=self.round, term=self.term, status=status, reason=reason

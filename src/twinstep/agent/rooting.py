@@ -25,10 +25,10 @@ from twinstep.agent.errands import Errands, Fenced, Operator
 from twinstep.agent.phase import Phase
 from twinstep.agent.plans import read_plan
 from twinstep.agent.record import Plan
+from twinstep.agent.resizing import placed
 from twinstep.agent.root import Actions, Root
 from twinstep.agent.status import status_of, waiting_for
 from twinstep.errors import TwinstepError
-from twinstep.placement.strategy import place
 
 if TYPE_CHECKING:
     from twinstep.agent.process import Agent
@@ -141,16 +141,10 @@ class Rooting:
             return
         plan, alive = found
         job, grid = self._agent.job, self._agent.grid
-        placement = place(
-            grid.machines,
-            copies=job.copies_held,
-            strategy=job.placement,
-            domains=job.domains,
-        )
         self._root = Root(
             job=job,
             grid=grid,
-            holders=[list(holders) for holders in placement.holders],
+            holders=placed(job, list(range(job.machines))),
             term=key.term,
             now_s=clock.now_s(),
             guests=self._agent.post.guests,
@@ -313,7 +307,7 @@ class Rooting:
         timing, now_s = self._agent.job.timing, clock.monotonic_s()
         others = any(not link.reason for link in self._links.values())
         connected = self._agent.doors.held_s > 2 * timing.tick_s or (
-            self._root is not None and (others or self._agent.grid.machines == 1)
+            self._root is not None and (others or self._root.grid.machines == 1)
         )
         if connected or not self._agent.seat.overdue:
             self._in_touch_s = now_s

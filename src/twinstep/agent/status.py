@@ -50,6 +50,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     copies: int
     recoveries: int
     restored_step: int
+    places: int = 0
+    """So many machines train when all places are taken."""
+    wanted: int = 0
+    """How many the job has, when it is as large as it was set up."""
     may_lose: int = -1
     """So many machines, whichever, may be lost and memory still has a whole step; -1
     while no step is safe yet."""
@@ -103,9 +107,11 @@ def status_of(root: Root, *, machine: str) -> Status:
         machines=machines,
         sizes=dict(root.layouts.sizes),
         shared=root.layouts.shared,
-        copies=root.job.copies_held,
+        copies=min(root.job.copies_held, root.grid.machines),
         recoveries=root.chronicle.count,
         restored_step=root.begin.step if root.begin else 0,
+        places=root.grid.machines,
+        wanted=root.job.machines,
         may_lose=present.may_lose,
         only_here=present.only_here,
         every=root.traffic.every,
@@ -168,6 +174,10 @@ def waiting_for(root: Root) -> list[str]:
         case Phase.STOPPING:
             late = [name for name in members if name not in root.inventories]
             return [f"{name} to stop its ranks" for name in late]
+        case _ if root.resizing.writing:
+            step, names = root.resizing.writing, root.resizing.told
+            late = [name for name in names if name not in root.draining.told]
+            return [f"{name} to write step {step} to storage" for name in late]
         case Phase.PLACING:
             places = root.roster.vacant()
             return [f"a machine for machine rank {place}" for place in places]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twinstep.agent import actions as do, messages as say
+from twinstep.values import Grid
 
 if TYPE_CHECKING:
     from twinstep.agent.worker import Actions, Worker
@@ -60,9 +61,49 @@ def order(worker: Worker, answer: say.Answer) -> Actions:
             term=worker.term,
             step=step,
             captured_in=captured_in.pop(),
+            machines=worker.grid.machines,
             machine_rank=worker.machine_rank,
+            own=tuple(worker.ranks()),
+            index=worker.machine_rank,
+            parts=worker.grid.machines,
             slots=slots,
             digests={s: copies.table.slots[s][i].digests for s, i in slots.items()},
+        )
+    ]
+
+
+def order_still(worker: Worker, told: say.Store) -> Actions:
+    """All ranks are dead, and the job goes on with another number of machines: what
+    memory holds of its newest step is written to storage before."""
+    if not (worker.stopped and worker.quiet and told.round == worker.round):
+        return [do.Log(text=f"refused Store of round {told.round}")]
+    if told.step == worker.vote.storing:
+        return []  # the root was not sure that it had been heard
+    worker.vote.storing = told.step
+    table = worker.copies.table
+    grid = Grid(machines=told.machines, ranks_per_machine=worker.grid.ranks_per_machine)
+    shared = [s for s in grid.shards if grid.is_shared(s) and told.index >= 0]
+    slots: dict[int, int] = {}
+    for shard in [*told.own, *shared]:
+        slot = table.find(shard, step=told.step, captured_in=told.captured_in)
+        if slot is None:
+            failed = f"it holds no copy of shard {shard} at step {told.step}"
+            return _told(worker, told.step, failed=failed)
+        slots[shard] = slot
+    return [
+        do.StoreCopies(
+            round=worker.round,
+            term=worker.term,
+            step=told.step,
+            captured_in=told.captured_in,
+            machines=told.machines,
+            machine_rank=told.place,
+            own=tuple(told.own),
+            index=told.index,
+            parts=told.parts,
+            slots=slots,
+            digests={s: table.slots[s][i].digests for s, i in slots.items()},
+            still=True,
         )
     ]
 
@@ -75,12 +116,18 @@ def stored(
     seconds: float = 0.0,
     cpu_s: float = 0.0,
     failed: str = "",
+    bad: int = -1,
 ) -> Actions:
-    """The machine's part is in storage, or could not be written: `failed` says why."""
-    if action.round != worker.round or worker.stopped:
+    """The machine's part is in storage, or could not be written: `failed` says why, and
+    `bad` which shard's copy did not verify."""
+    if action.round != worker.round or worker.stopped != action.still:
         return []
     worker.copies.table.unpin()
-    told = _told(worker, action.step, size=size, seconds=seconds, failed=failed)
+    if bad >= 0 and action.still:
+        worker.copies.table.quarantine(bad, step=action.step)
+    told = _told(
+        worker, action.step, size=size, seconds=seconds, failed=failed, bad=bad
+    )
     if failed:
         return told
     text = (
@@ -97,6 +144,7 @@ def _told(
     size: int = 0,
     seconds: float = 0.0,
     failed: str = "",
+    bad: int = -1,
 ) -> Actions:
     message = say.Stored(
         machine=worker.machine,
@@ -106,6 +154,7 @@ def _told(
         bytes=size,
         seconds=seconds,
         failed=failed,
+        bad=bad,
     )
     return worker.tell(message)
 

@@ -46,6 +46,8 @@ class Suspicion:
 
     job: Job
     now_s: float
+    machines: int = field(init=False)
+    """How many have ranks in the present round."""
     watch: StepWatch = field(init=False)
     guard: CrashGuard = field(init=False)
     strikes: Strikes = field(init=False)
@@ -54,6 +56,7 @@ class Suspicion:
     stillness: Stillness = field(default_factory=Stillness)
 
     def __post_init__(self) -> None:
+        self.machines = self.job.machines
         self.watch = StepWatch(timing=self.job.timing, last_s=self.now_s)
         self.guard = CrashGuard(rounds_max=self.job.rounds_without_progress_max)
         health = self.job.health
@@ -112,9 +115,7 @@ class Suspicion:
         return True
 
     def _look(self, now_s: float, *, threads: bool) -> None:
-        self.looking = Looking(
-            machines=self.job.machines, asked_s=now_s, threads=threads
-        )
+        self.looking = Looking(machines=self.machines, asked_s=now_s, threads=threads)
 
     def looked(self, looked: say.Looked, now_s: float) -> Hang | None:
         """A machine has said what its ranks do. Once all have, and the verdict has

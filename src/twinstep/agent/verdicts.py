@@ -37,7 +37,7 @@ def report(root: Root, report: say.Report) -> Actions:
         done += root.chronicle.redundant(root.now_s)
     if verdict.keep >= root.begin.step:
         root.bad.clear()  # every holder has verified a copy since, or a newer one
-    answer = answer_of(root, verdict)
+    answer = answer_of(root, verdict, root.begin)
     return [*done, *root.tell_members(answer), *relief.planned(root)]
 
 

@@ -94,6 +94,8 @@ class Worker:
         match message:
             case say.Stop():
                 return self._stop(message)
+            case say.Store():
+                return storing.order_still(self, message)
             case say.Begin():
                 return self._begin(message)
             case say.Reserve():
@@ -114,6 +116,7 @@ class Worker:
             return [do.Log(text=f"refused Stop of round {stop.round}, which has begun")]
         self.round, self.stopped, self.quiet = stop.round, True, False
         self.begin, self.ended = None, False
+        self.vote.storing = 0
         self.latest.clear()
         return [do.StopRanks(round=stop.round)]
 
@@ -152,6 +155,7 @@ class Worker:
             reached=self.vote.reached_max,
             master_port=self.master_port,
             place=self.place,
+            resized_in=self.copies.resized_in,
         )
         return self.tell(message)
 
@@ -183,6 +187,7 @@ class Worker:
             return []
         self.machine_rank = names.index(self.machine)
         self.begin, self.stopped = begin, False
+        self.grid = begin.grid(self.grid.ranks_per_machine)
         self.pids.clear()
         self.restored.clear()
         self.welcomed.clear()
@@ -196,11 +201,13 @@ class Worker:
 
     def reserved(self, sizes: dict[int, int]) -> Actions:
         """The slots exist, though perhaps asked for in an earlier round."""
-        return room.reserved(self, sizes)
+        return room.made(self, sizes)
 
     def unreserved(self, sizes: dict[int, int], reason: str) -> Actions:
         """There is no memory for these slots."""
-        self.copies.reserving -= set(sizes)
+        if self.copies.reserving.stale:
+            return room.made(self, sizes)  # nor would they be of any use
+        self.copies.reserving.ended(sizes)
         if set(sizes) <= set(self.copies.table.slots):  # only the third ones
             self.copies.table.spare -= set(sizes)
             return [do.Log(text=f"nothing is written to storage from here: {reason}")]

@@ -61,6 +61,8 @@ class SimAgent:
     tasks: list[Task] = field(default_factory=list[Task])
     to_root: Link | None = None
     disconnected: Signal = field(init=False)
+    begun: say.Begin | None = None
+    """The last round that it has begun."""
     quiet_due: int = -1
     """The round whose Stop has not ended all ranks and copies yet."""
 
@@ -216,11 +218,12 @@ class SimAgent:
 
     def _start_ranks(self, begin: say.Begin, machine_rank: int) -> None:
         assert not any(rank.alive for rank in self.ranks.values()), "two crews"
-        world = self.world
+        world, grid = self.world, self.worker.grid
         self.pacing.begins()
+        self.begun = begin
         crew = world.crews.setdefault(
             (begin.round, begin.term),
-            SimCrew(world_size=world.grid.world_size, met=self.events.signal()),
+            SimCrew(world_size=grid.world_size, met=self.events.signal()),
         )
         self.ranks = {
             number: SimRank(
@@ -230,7 +233,7 @@ class SimAgent:
                 crew=crew,
                 step_s=world.settings.step_s,
             )
-            for number in world.grid.ranks(machine_rank)
+            for number in grid.ranks(machine_rank)
         }
 
     def _stop_ranks(self, round: int) -> None:
@@ -282,6 +285,7 @@ class SimAgent:
                 self.start(self._reserve(action))
             case do.ReleaseSlots(shards=shards):
                 for shard in shards:
+                    self.world.check.releases(self, shard)
                     self.memory.release(shard)
             case do.HashCopy():
                 self.mover.hash(action)
@@ -308,5 +312,5 @@ class SimAgent:
             slots = range(SLOTS_MAX if shard in action.spare else SLOTS)
             slots = range(SLOTS, SLOTS_MAX) if action.third else slots
             self.memory.reserve(shard, chunks=self.world.settings.chunks, slots=slots)
-        self.world.check.reserved(self)
         self.carry(self.worker.reserved(action.sizes))
+        self.world.check.reserved(self)

@@ -63,6 +63,8 @@ class Check:
     world: World
     kept: Kept | None = None
     round: tuple[int, int] = (0, 0)
+    machines: int = 0
+    """How many trained in the last round."""
     acted: int = 0
     """The newest keep that anybody has acted on in this round."""
     began: list[int] = field(default_factory=list[int])
@@ -110,6 +112,24 @@ class Check:
                 "1",
                 f"{machine} overwrites shard {place[0]} at {version}, which is kept",
             )
+
+    def releases(self, agent: SimAgent, shard: int) -> None:
+        """All slots of a shard are about to be given up."""
+        kept = self.kept
+        if kept is None or agent.name not in kept.holders.get(shard, ()):
+            return
+        if self._is_stored(kept.step, kept.captured_in):
+            return
+        for slot in range(SLOTS_MAX):
+            self.overwrites(agent.name, (shard, slot))
+
+    def _is_stored(self, step: int, captured_in: int) -> bool:
+        """Whether the storage has this step, or one that was kept later: whoever has
+        damaged that since, nobody could know it."""
+        steps = self.world.storage.steps
+        version = steps.get(step)
+        same = version is not None and version[1] == captured_in
+        return same or max(steps, default=0) > step
 
     def _keep(
         self, step: int, captured_in: int, holders: dict[int, Collection[str]]
@@ -174,12 +194,21 @@ class Check:
                 f"round {begin.round} goes back to {begin.step}, but {floor} was kept "
                 f"and has copies on {self.kept.holders if self.kept else {}}",
             )
+        lost = self.kept is not None and not self._is_stored(
+            self.kept.step, self.kept.captured_in
+        )
+        if begin.resized_in == begin.round and lost:
+            raise Violation(
+                "1",
+                f"round {begin.round} has other shards, and {floor} is not in storage",
+            )
         item = self.world.store.ledger.items.get(PLAN)
         plan = msgspec.msgpack.decode(item.value, type=Plan) if item else None
         if plan is None or plan.round < begin.round:
             raise Violation(
                 "6", f"round {begin.round} begins, and the next root would not know it"
             )
+        self._count(begin)
         self.round, self.acted = (begin.term, begin.round), 0
         self.began.append(begin.step)
         self.kept = None
@@ -188,6 +217,12 @@ class Check:
             sources = {s: set(names) for s, names in begin.sources.items()}
             stay = {s: holders[s] & sources.get(s, set()) for s in holders}
             self._keep(begin.step, begin.captured_in, {**stay})
+
+    def _count(self, begin: say.Begin) -> None:
+        events, machines = self.world.events, len(begin.members)
+        events.probe("round: fewer machines begin", machines < self.machines)
+        events.probe("round: more machines begin", 0 < self.machines < machines)
+        self.machines = machines
 
     def _may_know(self, begin: say.Begin, stored: int) -> bool:
         """Whether the root that says this has heard what the storage holds, and not
@@ -210,7 +245,7 @@ class Check:
 
     def _holders(self, begin: say.Begin) -> dict[int, set[str]]:
         """Whose copies of each shard stay where they are in this round."""
-        grid = self.world.grid
+        grid = begin.grid(self.world.grid.ranks_per_machine)
         names = [member.machine for member in begin.members]
         holders = {
             shard: {names[holder] for holder in begin.holders[owner]}
@@ -296,10 +331,11 @@ class Check:
     # 4: memory is what was reserved.
 
     def reserved(self, agent: SimAgent) -> None:
-        grid, worker = self.world.grid, agent.worker
+        grid, worker, begun = self.world.grid, agent.worker, agent.begun
+        assert begun is not None
         owners = [
             owner
-            for owner, holders in enumerate(self.world.holders)
+            for owner, holders in enumerate(begun.holders)
             if worker.machine_rank in holders
         ]
         shards = len(owners) * grid.ranks_per_machine

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from random import Random
 
 from twinstep.sim.check import Violation
-from twinstep.sim.faults import Fault, plan, with_storage_faults
-from twinstep.sim.world import World, draw, with_storage, with_traffic
+from twinstep.sim.faults import Fault, plan
+from twinstep.sim.further_faults import with_fewer_faults, with_storage_faults
+from twinstep.sim.world import World, draw, with_fewer, with_storage, with_traffic
 
 HEAL_S = 1.0
 """After the last fault, before everything is healed."""
@@ -68,10 +69,13 @@ def run(
     chance = Random(f"twinstep {seed}")
     settings = with_traffic(draw(chance, **(fixed or {})), Random(f"traffic {seed}"))
     settings = with_storage(settings, Random(f"storage {seed}"))
+    settings = with_fewer(settings, Random(f"fewer {seed}"))
     if faults is None:
         struck = plan(chance, seed, kinds)
         if not kinds and settings.storage_s:
             struck = with_storage_faults(struck, seed)
+        if not kinds and settings.min_machines:
+            struck = with_fewer_faults(struck, seed)
     else:
         struck = list(faults)
     world = World(settings=settings, random=Random(f"world {seed}"))

@@ -14,7 +14,12 @@ from random import Random
 from twinstep.sim import memory
 from twinstep.sim.agent import SimAgent
 from twinstep.sim.ranks import SimRank
-from twinstep.sim.storage_faults import LASTS_S, STORAGE_FAULTS, Strike
+from twinstep.sim.storage_faults import (
+    FEWER_FAULTS,
+    LASTS_S,
+    STORAGE_FAULTS,
+    Strike,
+)
 from twinstep.sim.store import PLACE
 from twinstep.sim.world import World
 from twinstep.store.slots import State
@@ -50,7 +55,7 @@ class Fault:
 
 def plan(random: Random, seed: int, kinds: Sequence[str] | None = None) -> list[Fault]:
     """Returns the faults of a seed, in order."""
-    chosen = list(kinds or (kind for kind in FAULTS if kind not in STORAGE_FAULTS))
+    chosen = list(kinds or _usual())
     if random.random() < FEW and len(chosen) > KINDS_FEW:
         chosen = random.sample(chosen, KINDS_FEW)
     faults: list[Fault] = []
@@ -68,19 +73,9 @@ def plan(random: Random, seed: int, kinds: Sequence[str] | None = None) -> list[
     return faults
 
 
-def with_storage_faults(faults: list[Fault], seed: int) -> list[Fault]:
-    """Returns the faults of a seed whose cluster has a storage, and some of that."""
-    random, more = Random(f"storage faults {seed}"), list(faults)
-    for number in range(random.randint(0, 3)):
-        kind = random.choice(sorted(STORAGE_FAULTS))
-        fault = Fault(
-            kind=kind,
-            after_s=random.random() * random.choice((0.1, 4.0)),
-            steps=random.choice((0, 0, 2)),
-            seed=f"{seed} storage {number} {kind}",
-        )
-        more.insert(random.randint(0, len(more)), fault)
-    return more
+def _usual() -> list[str]:
+    """The kinds that any cluster meets."""
+    return [k for k in FAULTS if k not in STORAGE_FAULTS and k not in FEWER_FAULTS]
 
 
 # Whom it strikes.
@@ -376,4 +371,5 @@ FAULTS: dict[str, Strike] = {
     "operator_late": operator_late,
     "standby_dead": standby_dead,
     **STORAGE_FAULTS,
+    **FEWER_FAULTS,
 }

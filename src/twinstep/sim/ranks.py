@@ -233,7 +233,7 @@ class SimRank:
         self._begin(self._write(capture))
 
     def _places(self, capture: say.Capture) -> list[Place]:
-        grid = self.agent.world.grid
+        grid = self.agent.worker.grid
         places = [(self.rank, capture.own_slot)]
         if self.agent.world.settings.shared:
             shard = grid.shared_shard(self.rank % grid.ranks_per_machine)

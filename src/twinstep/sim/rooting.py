@@ -16,6 +16,7 @@ from twinstep.agent.begins import Begins
 from twinstep.agent.election import Abdicate, Campaign, Election, Follow, RootKey
 from twinstep.agent.phase import Phase
 from twinstep.agent.record import Plan
+from twinstep.agent.resizing import placed
 from twinstep.agent.root import Actions, Root
 from twinstep.errors import TwinstepError
 from twinstep.sim import storage
@@ -122,7 +123,7 @@ class SimRooting:
         self.root = Root(
             job=agent.job,
             grid=agent.world.grid,
-            holders=[list(holders) for holders in agent.world.holders],
+            holders=placed(agent.job, list(range(agent.job.machines))),
             term=key.term,
             now_s=agent.now_s(),
         )

@@ -42,6 +42,10 @@ class SimStorage:
         default_factory=dict[tuple[int, str], dict[int, Version]]
     )
     """Per (step, name) what a machine has written: of each shard, which state."""
+    portions: dict[tuple[int, str], tuple[int, int]] = field(
+        default_factory=dict[tuple[int, str], tuple[int, int]]
+    )
+    """Which portion of the shared state is in it, of how many."""
     steps: dict[int, Version] = field(default_factory=dict[int, Version])
     """The whole steps, and which state each is."""
     spoiled: set[int] = field(default_factory=set[int])
@@ -85,7 +89,9 @@ def write(agent: SimAgent, action: do.StoreCopies) -> Process:
             version = _version(agent, place, number)
             if version is None:
                 failed = f"chunk {number} of shard {shard} has a wrong checksum"
-                agent.carry(storing.stored(agent.worker, action, failed=failed))
+                agent.carry(
+                    storing.stored(agent.worker, action, failed=failed, bad=shard)
+                )
                 return
             if version[:2] != (step, captured_in):
                 raise Violation(
@@ -96,6 +102,7 @@ def write(agent: SimAgent, action: do.StoreCopies) -> Process:
         round=action.round, term=action.term, machine_rank=action.machine_rank
     )
     storage.parts[step, name] = written
+    storage.portions[step, name] = (action.index, action.parts)
     agent.carry(storing.stored(agent.worker, action, size=1, seconds=0.0))
 
 
@@ -143,8 +150,15 @@ def _make(world: World, root: Root, action: do.MakeWhole) -> list[do.RootAction]
     if None in parts or len(versions) != 1:
         raise Violation("7", f"stored step {step} is made of {parts}")
     shards = {shard for part in parts if part for shard in part}
-    if not set(range(world.grid.world_size)) <= shards:
+    if not set(range(root.grid.world_size)) <= shards:
         raise Violation("7", f"stored step {step} has only the shards {shards}")
+    if world.settings.shared:
+        said = {storage.portions[step, name] for name in action.parts}
+        count = max(parts for _, parts in said)
+        if {portion for portion in said if portion[0] >= 0} != {
+            (index, count) for index in range(count)
+        }:
+            raise Violation("7", f"stored step {step} has of shared state only {said}")
     storage.steps[step] = whole = versions.pop()
     storage.spoiled.discard(step)
     world.events.probe("storage: a step is whole")

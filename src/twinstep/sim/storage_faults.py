@@ -45,11 +45,25 @@ def kill_holders(world: World, random: Random) -> None:
     """All holders of one shard at once: memory has no whole step any more."""
     root = world.root
     members = root.roster.members if root is not None else []
-    chosen = [members[place] for place in random.choice(world.holders) if members]
+    holders = root.holders if root is not None else world.holders
+    chosen = [members[place] for place in random.choice(holders) if members]
     names = [name for name in chosen if name in world.agents]
     left = len(world.agents) > len(names)
     for name in names if left else names[1:]:
         world.kill_machine(name)
+
+
+def no_machines(world: World, random: Random) -> None:
+    """There is no machine to be had for long, and one or two are lost at once."""
+    world.operator.refuses = True
+    world.events.after(random.choice((4.0, 12.0, 30.0)), _operator_gives, world)
+    for _ in range(random.choice((1, 1, 2))):
+        if len(world.agents) > 1:
+            world.kill_machine(random.choice(sorted(world.agents)))
+
+
+def _operator_gives(world: World) -> None:
+    world.operator.refuses = False
 
 
 STORAGE_FAULTS: dict[str, Strike] = {
@@ -59,3 +73,5 @@ STORAGE_FAULTS: dict[str, Strike] = {
     "spoil_storage": spoil_storage,
     "kill_holders": kill_holders,
 }
+FEWER_FAULTS: dict[str, Strike] = {"no_machines": no_machines}
+"""Of these there are some where a job goes on with fewer machines."""

@@ -71,6 +71,10 @@ class Settings:
     """How long it takes to write a chunk to storage; 0: there is none."""
     keep_last: int = 2
     every_steps: int = 0
+    min_machines: int = 0
+    """The job goes on with so many; 0: with all only."""
+    resize_s: float = 1.0
+    """After so long without a machine, or with one to grow by."""
     steps_after: int = 5
     """Training goes on when so many steps were made since the last damage."""
     bound_s: float = 240.0
@@ -88,9 +92,11 @@ class Settings:
             machine_s_max=1e9,
             call_s_max=self.silence_s,
             ask_again_s=2.0,
+            resize_after_s=self.resize_s,
         )
         return Job(
             machines=self.machines,
+            min_machines=self.min_machines,
             ranks_per_machine=self.ranks,
             copies=self.copies,
             standbys=self.standbys,
@@ -155,6 +161,18 @@ def with_storage(settings: Settings, random: Random) -> Settings:
         storage_s=random.choice((0.001, 0.02, 0.2)),
         keep_last=random.choice((1, 2)),
         every_steps=random.choice((0, 0, 5)),
+    )
+
+
+def with_fewer(settings: Settings, random: Random) -> Settings:
+    """Returns the same cluster; with a storage, it goes on with fewer machines half of
+    the time."""
+    if not settings.storage_s or random.random() < 0.5:
+        return settings
+    return replace(
+        settings,
+        min_machines=random.randint(1, settings.machines),
+        resize_s=random.choice((0.3, 1.0, 4.0)),
     )
 
 
@@ -277,7 +295,7 @@ class World:
         crew = self.crews.get((root.round, root.term))
         ranks = [] if crew is None or root.begin is None else crew.ranks
         here = [r for r in ranks if r.alive and r.step == r.begin.step]
-        return len(here) == self.grid.world_size
+        return len(here) == root.grid.world_size
 
     def saved(self, key: str, value: bytes) -> None:
         """A root's write has reached the store."""
@@ -291,6 +309,10 @@ class World:
         self.storage.full = self.storage.slow = False
         self.operator.refuses, self.operator.stillborn = False, 0
         self.launch_missing(self.root)
+        if not self.agents:  # nobody is left who could ask for a machine
+            self.events.probe("world: every machine was lost")
+            for _ in range(self.settings.machines):
+                self.add_machine()
         for agent in self.agents.values():
             agent.skew_s = 0.0
             agent.mover.corrupt_next = False
@@ -306,12 +328,13 @@ class World:
                 self.add_machine()
 
     def is_training(self, steps: int) -> bool:
-        """Whether all places are taken, and a step that is newer than the one the round
-        began from, and than `steps`, is safe."""
+        """Whether all places that the job has are taken, and a step that is newer than
+        the one the round began from, and than `steps`, is safe."""
         root = self.root
         if root is None or root.phase is not Phase.TRAINING or root.begin is None:
             return False
         here = all(name in self.agents for name in root.roster.members)
+        here = here and root.grid.machines == self.settings.machines
         enough = max(steps, root.begin.step + self.settings.steps_after)
         fresh = root.ballot.keep > max(root.begin.step, steps)
         return here and root.ballot.answered >= enough and fresh

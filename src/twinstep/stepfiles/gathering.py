@@ -125,7 +125,8 @@ class Gather:
             captured_in=self.choice.captured_in,
             machines=self.grid.machines,
             ranks_per_machine=self.grid.ranks_per_machine,
-            machine_rank=machine_rank,
+            index=machine_rank,
+            parts=self.grid.machines,
             own=held,
             shared=ranges,
         )

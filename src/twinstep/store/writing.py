@@ -43,9 +43,12 @@ class Holding:
     captured_in: int
     machines: int
     ranks_per_machine: int
-    machine_rank: int
+    index: int
+    parts: int
+    """Which portion of what all ranks hold alike it writes, of how many; -1: none."""
     own: dict[int, tuple[Manifest, memoryview]]
-    """Per rank of the machine its manifest, and the own slot that begins with it."""
+    """Per rank that it writes the state of: its manifest, and the own slot that begins
+    with that."""
     shared: Sequence[memoryview]
     """The ranges of the shared region, in order; empty where nothing is shared."""
 
@@ -75,10 +78,10 @@ def write_part(
                         writer.box(box, rank, [own[span.start : span.stop]])
         manifest = next(iter(holding.own.values()))[0]
         for box, span in portion(
-            manifest.entries, parts=holding.machines, index=holding.machine_rank
+            manifest.entries, parts=holding.parts, index=holding.index
         ):
             writer.box(box, SHARED, list(_pieces(span, manifest, holding.shared)))
-        if holding.machine_rank == 0:
+        if 0 in holding.own:
             writer.plain(holding.own[0][0])
     part = Contents(
         step=holding.step,
