@@ -163,7 +163,7 @@ def test_a_folder_in_which_a_job_runs(trial: Trial) -> None:
 
 def test_strangers_are_dropped_and_a_job_is_shown(trial: Trial) -> None:
     trial.start(
-        "--machines", "2", script=WORKLOADS / "linear.py", arguments=["--steps", "150"]
+        "--machines", "2", script=WORKLOADS / "linear.py", arguments=["--steps", "400"]
     )
     status = trial.status(step=5, ranks=2)
     port = status.machines[0].port
