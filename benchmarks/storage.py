@@ -12,8 +12,9 @@ The same state (a stack of matrices with AdamW's moments, 200 tensors) in each s
     torch     torch.save into a file, fsync; torch.load and load_state_dict
 
 All ways come once in each round, in an order drawn anew; ratios are those of a round.
-What is written is removed untimed. Before a cold read the files are pushed out of the
-page cache (posix_fadvise), and mincore() says what share of them stayed; a disk of a
+Each writes, reads what it wrote cold, then warm, and it is removed untimed, so that the
+disk holds one state at a time. For a cold read the files are pushed out of the page
+cache (posix_fadvise), and mincore() says what share of them stayed; a disk of a
 virtual machine may have caches beyond it. Processor seconds are those of the process,
 all threads; what the kernel writes out in threads of its own is in nobody's.
 """
@@ -56,6 +57,8 @@ PAGE_BYTES = mmap.PAGESIZE
 MEGABYTES = (256.0, 1024.0)
 TENSORS = 200
 REPEATS = 7
+FREE_BYTES_MIN = 4_000_000_000
+"""What the disk keeps for everybody else."""
 WRITES = ("raw", "twinstep", "dcp", "torch")
 READS = ("raw", "twinstep boxes", "twinstep restore", "dcp", "torch")
 KINDS = {"write": WRITES, "cold read": READS, "warm read": READS}
@@ -268,27 +271,33 @@ def measure(
     """Returns what all ways to write and read one size of state took."""
     load = os.getloadavg()[0]
     state = State(megabytes=megabytes, tensors=tensors)
+    free = shutil.disk_usage(folder).free
+    if free < state.size * 2 + FREE_BYTES_MIN:
+        raise SystemExit(
+            f"{folder} has {free / 1e9:.1f} GB left; {megabytes:.0f} MB of state need "
+            f"twice that and {FREE_BYTES_MIN / 1e9:.0f} GB for others: choose another "
+            "--folder, or smaller --megabytes"
+        )
     rounds: list[dict[str, dict[str, float]]] = []
     left = 0.0
     with tempfile.TemporaryDirectory(prefix="bench-storage-", dir=folder) as name:
         root = Path(name)
-        for way, write in WRITERS.items():  # these stay, to be read
+        for way, write in WRITERS.items():  # untimed: imports, first touches
             write(state, root / way)
+            shutil.rmtree(root / way)
         for number in range(repeats):
             found: dict[str, dict[str, float]] = {}
-            draw = random.Random(number)
-            for way in draw.sample(WRITES, len(WRITES)):
-                tell(f"{megabytes:.0f} MB, round {number + 1}: {way} writes")
-                new = root / f"{way} anew"
+            for way in random.Random(number).sample(WRITES, len(WRITES)):
+                tell(f"{megabytes:.0f} MB, round {number + 1} of {repeats}: {way}")
+                new = root / way
                 found[f"write {way}"] = timed(WRITERS[way], state, new)
+                for reads, (read, whose) in READERS.items():
+                    if whose == way:
+                        left = max(left, evict(new))
+                        found[f"cold read {reads}"] = timed(read, state, new)
+                        found[f"warm read {reads}"] = timed(read, state, new)
                 shutil.rmtree(new)
                 sync_folder(root)
-            for way in draw.sample(READS, len(READS)):
-                tell(f"{megabytes:.0f} MB, round {number + 1}: {way} reads")
-                read, whose = READERS[way]
-                left = max(left, evict(root / whose))
-                found[f"cold read {way}"] = timed(read, state, root / whose)
-                found[f"warm read {way}"] = timed(read, state, root / whose)
             rounds.append(found)
     size, count = state.size, len(state.tensors)
     state.close()
