@@ -134,6 +134,7 @@ def measure(
     rounds: int,
     folder: Path,
     tell: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> dict[str, Any]:
     """Returns all jobs, and their summary by kind."""
     same = {"megabytes": megabytes, "tensors": tensors, "steps": steps}
@@ -158,6 +159,7 @@ def measure(
                     bandwidth_max=bandwidth_max,
                 )
                 rows = jobs[kind]["rows"]
+                note(line(jobs[kind], f"round {number + 1}, {kind}", loads[-1]))
                 if kind == "full" and not bandwidth_max:
                     bandwidth_max = max(1, int(jobs[kind]["writing_bytes_per_s"] / 2))
             found.append(jobs)
@@ -205,6 +207,15 @@ def summary(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
             )
         }
     return found
+
+
+def line(job: dict[str, Any], title: str, load: float) -> str:
+    steps_s = job["steps_s"]
+    return (
+        f"{title}: median step {statistics.median(steps_s):.3f} s, mean "
+        f"{statistics.fmean(steps_s):.3f} s; {job['stored']} stored, "
+        f"{job['cores_share']:.1%} of the cores; load before {load:.1f}"
+    )
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -267,6 +278,7 @@ def main() -> None:
             rounds=options.rounds,
             folder=options.folder.resolve(),
             tell=lambda text: progress.update(task, description=text),
+            note=console.print,
         )
     console.print(table(found))
     if options.json:
