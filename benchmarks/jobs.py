@@ -28,6 +28,11 @@ preload = ["torch", "torch._dynamo", "torch.distributed.optim",
 hang_s_min = 600.0
 deadlock_s_min = 600.0
 """
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+}
+"""In which scripts find what else is in benchmarks/."""
 Found = TypeVar("Found")
 
 
@@ -45,17 +50,21 @@ class Job:
         copies: int = 1,
         standbys: int = 0,
         options: Sequence[str] = (),
+        settings: str = "",
     ) -> None:
+        """`settings` are further tables of the configuration, as TOML."""
         folder.mkdir(parents=True)
         self.log, self.folder = folder / "log", folder / "job"
         config = folder / "twinstep.toml"
-        config.write_text(CONFIG)
+        config.write_text(CONFIG + settings)
         command = [sys.executable, "-m", "twinstep", "run", "--config", str(config)]
         command += ["--job", str(self.folder), "--machines", str(machines)]
         command += ["--ranks-per-machine", str(ranks_per_machine)]
         command += ["--copies", str(copies), "--standby", str(standbys)]
         command += options
-        self.process = start([*command, str(script), *arguments], self.log)
+        self.process = start(
+            [*command, str(script), *arguments], self.log, environment=ENVIRONMENT
+        )
         self._view: JobView | None = None
 
     def view(self) -> JobView | None:

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import interleave, recovery, shared_link, soaks, steps
+from benchmarks import (
+    draining,
+    interleave,
+    recovery,
+    reshard,
+    shared_link,
+    soaks,
+    steps,
+    storage,
+)
 from benchmarks.interleave_job import Found
 from benchmarks.interleave_wire import Account, Seen, account
 from benchmarks.table import markdown, rows_of, table
@@ -66,6 +75,71 @@ def test_steps(name: str, tmp_path: Path) -> None:
     assert 0 <= found["captured"] <= found["told"]
     for kind in steps.KINDS:
         assert found[kind]["step_s"] > 0, kind
+
+
+def test_storage(tmp_path: Path) -> None:
+    (found,) = run(tmp_path, "storage", "--quick", "--folder", str(tmp_path))
+    ways = {f"{kind} {way}" for kind, ways in storage.KINDS.items() for way in ways}
+    assert set(found["ways"]) == ways
+    assert all(one["gb_per_s"]["median"] > 0 for one in found["ways"].values())
+    assert found["ways"]["write raw"]["ratio"]["high"] == 1.0
+    assert found["bytes"] == pytest.approx(2e6, rel=0.02)
+    assert not list(tmp_path.glob("bench-storage-*"))
+
+
+@takes_long
+def test_draining(tmp_path: Path) -> None:
+    found = run(tmp_path, "draining", "--quick", "--folder", str(tmp_path))
+    assert set(found["kinds"]) == set(draining.KINDS)
+    none, full = found["kinds"]["none"], found["kinds"]["full"]
+    assert none["step_ratio"]["median"] == 1.0
+    assert none["stored"] == 0 < full["stored"]
+    assert none["drained_bytes_per_s"] == 0 < full["drained_bytes_per_s"]
+    assert all(not one["trouble"] for one in found["kinds"].values())
+
+
+@takes_long
+def test_reshard(tmp_path: Path) -> None:
+    picture = tmp_path / "losses.png"
+    found = run(tmp_path, "reshard", "--quick", "--png", str(picture))
+    (then,) = found["then"].values()
+    assert 0 < found["stored_step"] == then["start"] <= found["before"]
+    assert then["tensors"] > 0 and then["tensors_differ"] == []
+    assert found["same_twice"] == []
+    assert then["samples_alike"] and then["loss_difference"] < 1e-4
+    assert then["steps"] == found["before"] + found["after"] - then["start"]
+    assert picture.stat().st_size > 0
+
+
+def test_what_agents_say_of_storage_is_summed_without_the_warm_up() -> None:
+    log = (
+        "m0 wrote its part of step 1 to storage: 9.0 MB in 1.00 s, 9.00 s of a ...\n"
+        "m0 wrote its part of step 4 to storage: 2.0 MB in 0.50 s, 0.10 s of a ...\n"
+        "m1 wrote its part of step 4 to storage: 3.0 MB in 0.50 s, 0.30 s of a ...\n"
+        "m0 step 1 is in storage (9.0 MB, 1.00 s)\n"
+        "m0 step 4 is in storage (5.0 MB, 0.60 s)\n"
+        "m0 step 5 is not written to storage: the round ended\n"
+        "m0 step 6 is not written to storage: m1: it is full; tries again in 30 s\n"
+    )
+    told = draining.told(log, took_s=2.0)
+    assert told["stored"] == 1
+    assert told["drained_bytes_per_s"] == 2.5e6
+    assert told["cpu_s"] == pytest.approx(0.4)
+    assert told["writing_bytes_per_s"] == 5e6
+    assert told["trouble"] == ["m1: it is full; tries again in 30 s"]
+
+
+def test_a_tensor_that_differs_or_is_missing_is_named() -> None:
+    one = {"digests": {"3": {"a": "x", "b": "y"}}, "losses": {"4": 1.5, "5": 1.0}}
+    other = {"digests": {"3": {"a": "x", "b": "z"}}, "losses": {"4": 1.0, "5": 1.0}}
+    assert reshard.bits(one, one, steps=[3]) == []
+    assert reshard.bits(one, other, steps=[3]) == ["step 3: b"]
+    assert reshard.bits(one, {"digests": {}}, steps=[3]) == [
+        "step 3: a",
+        "step 3: all",
+        "step 3: b",
+    ]
+    assert reshard.difference(one, other) == 0.5
 
 
 def test_a_killed_rank_comes_back() -> None:

@@ -98,13 +98,11 @@ class Drains:
         finally:
             for view in views.values():
                 view.release()
+        # Taken here: the decision runs in another thread, and later.
+        seconds, cpu_s = time.perf_counter() - began_s, time.thread_time()
         self._post(
             lambda: storing.stored(
-                self._worker,
-                action,
-                size=part.size,
-                seconds=time.perf_counter() - began_s,
-                cpu_s=time.thread_time(),
+                self._worker, action, size=part.size, seconds=seconds, cpu_s=cpu_s
             )
         )
 
