@@ -140,7 +140,8 @@ def write_twinstep(state: State, folder: Path) -> None:
         captured_in=1,
         machines=1,
         ranks_per_machine=1,
-        machine_rank=0,
+        index=0,
+        parts=1,
         own={0: (read_manifest(own), own)},
         shared=[state.shared.view[: state.layout.shared_bytes]],
     )
