@@ -212,7 +212,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         loc="left",
     )
     below.set_ylabel("relative difference")
-    below.set_xlabel("step (below 1e-10: identical bits)")
+    below.set_xlabel("step (at 1e-10: the same loss)")
     figure.savefig(path, dpi=130, bbox_inches="tight")
     plots.close(figure)
 
