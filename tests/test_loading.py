@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.store.parts import write_step
+from twinstep import loading
 from twinstep.agent import messages as say
 from twinstep.environment import RankPlace
 from twinstep.errors import NoCopyLeft, ProtocolError
 from twinstep.loading import ATTEMPTS_MAX, load
 from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot
+from twinstep.store.places import Disk
+from twinstep.store.reading import open_step
+from twinstep.store.stored import StoredStep
 from twinstep.transfer.sender import hash_copy
 
 CHUNK = 4096
@@ -167,3 +173,72 @@ def test_no_descriptor_stays_open() -> None:
     peer = Agent(welcome(copy(1, bad_byte=CHUNK)), welcome(copy(1), copy(4)))
     load(peer, Adapter(), PLACE, OwnPulse(print))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Stored(Adapter):
+    """Reads every box of a stored step, after some attempts that do not reach it."""
+
+    def __init__(self, away: int = 0) -> None:
+        super().__init__()
+        self.away, self.world = away, 0
+
+    def restore_stored(self, stored: StoredStep, *, rank: int, world_size: int) -> int:
+        self.away -= 1
+        if self.away >= 0:
+            raise OSError("no route\nto the disk")
+        for box in stored.contents.boxes:
+            stored.read(box, memoryview(bytearray(box.data_bytes)))
+        self.world = world_size
+        return stored.contents.step
+
+
+def from_storage(folder: Path) -> tuple[say.Welcome, list[int]]:
+    place = say.StoredAt(path=str(folder), options={}, world_size=5)
+    message = say.Welcome(
+        round=3, step=12, may_share=True, chunk_bytes=CHUNK, slots=[], stored=place
+    )
+    return message, []
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(loading, "AWAY_AGAIN_S", 0.0)
+    write_step(Disk(tmp_path), 12)
+    return tmp_path
+
+
+def test_a_step_in_storage_is_loaded_by_the_rank_itself(storage: Path) -> None:
+    agent, adapter = Agent(from_storage(storage)), Stored()
+    assert load(agent, adapter, PLACE, OwnPulse(print)) == 12
+    assert adapter.world == 5
+    assert [type(one) for one in agent.heard] == [say.Hello, say.Restored]
+
+
+def test_storage_that_is_away_is_tried_again(storage: Path, capsys: Any) -> None:
+    agent = Agent(from_storage(storage))
+    assert load(agent, Stored(away=2), PLACE, OwnPulse(print)) == 12
+    assert type(agent.heard[-1]) is say.Restored
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "cannot be read yet: OSError: no route to" in told[0]
+
+
+def test_storage_that_stays_away_is_told_and_not_called_corrupt(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "AWAY_S_MAX", 0.0)
+    agent = Agent(from_storage(storage), welcome(step=0))
+    assert load(agent, Stored(away=9), PLACE, OwnPulse(print)) == 0
+    (bad,) = [one for one in agent.heard if isinstance(one, say.BadStored)]
+    assert (bad.step, bad.corrupt) == (12, False)
+
+
+def test_a_damaged_step_is_told_at_once(storage: Path) -> None:
+    (data,) = sorted(storage.glob("step-*/*m1.distcp"))
+    raw = bytearray(data.read_bytes())
+    box = open_step(Disk(storage), 12).contents.boxes[-1]
+    raw[box.data_at] ^= 1
+    data.write_bytes(raw)
+    agent = Agent(from_storage(storage), welcome(step=0))
+    assert load(agent, Stored(), PLACE, OwnPulse(print)) == 0
+    (bad,) = [one for one in agent.heard if isinstance(one, say.BadStored)]
+    assert bad.corrupt and box.name in bad.reason

@@ -20,12 +20,17 @@ from twinstep.pulsing import OwnPulse
 from twinstep.store.memory import Slot, adopt
 from twinstep.store.places import place_of
 from twinstep.store.reading import open_step
+from twinstep.telling import tell
 from twinstep.transfer.sender import verify_copy
 
 WAIT_S_MAX = 3600.0
 """Copies may come from far, and a machine may have to be found first; the root ends
 the round long before when somebody is to blame."""
 ATTEMPTS_MAX = 64
+AWAY_S_MAX = 60.0
+"""Storage that cannot be reached is tried again for so long. The round then ends, and
+rounds without a new step are counted."""
+AWAY_AGAIN_S = 2.0
 
 
 def load(
@@ -96,22 +101,27 @@ def _load_stored(
     if welcome.step == 0:
         adapter.start_from(where.path, where.options)
         return None
-    corrupt = True
-    try:
-        stored = open_step(place_of(where.path, where.options), welcome.step)
-        adapter.restore_stored(stored, rank=place.rank, world_size=where.world_size)
-        return None
-    except (Corrupt, ProtocolError) as error:
-        reason = str(error)
-    except OSError as error:
-        corrupt, reason = False, f"{type(error).__name__}: {error}"
-    return say.BadStored(
-        rank=place.rank,
-        round=place.round,
-        step=welcome.step,
-        corrupt=corrupt,
-        reason=" ".join(reason.split()),
-    )
+    until_s, corrupt = time.monotonic() + AWAY_S_MAX, False
+    while True:
+        try:
+            stored = open_step(place_of(where.path, where.options), welcome.step)
+            adapter.restore_stored(stored, rank=place.rank, world_size=where.world_size)
+            return None
+        except (Corrupt, ProtocolError) as error:
+            corrupt, reason = True, " ".join(str(error).split())
+        except OSError as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if corrupt or time.monotonic() > until_s:
+            return say.BadStored(
+                rank=place.rank,
+                round=place.round,
+                step=welcome.step,
+                corrupt=corrupt,
+                reason=reason,
+            )
+        text = f"rank {place.rank}: step {welcome.step} cannot be read yet: {reason}"
+        tell(f"twinstep: {text}; tries again for {AWAY_S_MAX:g} s in all", error=True)
+        time.sleep(AWAY_AGAIN_S)
 
 
 class _Bad(Corrupt):

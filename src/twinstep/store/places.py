@@ -14,7 +14,6 @@ import errno
 import importlib
 import os
 import secrets
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
@@ -254,16 +253,6 @@ def place_of(path: str, options: dict[str, str]) -> Place:
     if "://" in path and not path.startswith("file://"):
         return Remote(path, options)
     return Disk(Path(path.removeprefix("file://")).expanduser())
-
-
-def free_bytes(place: Place) -> int | None:
-    """Bytes that a disk still has; None where nobody can tell."""
-    if not isinstance(place, Disk):
-        return None
-    path = Path(place.name)
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
 
 
 class _Whole:
