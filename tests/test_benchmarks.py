@@ -77,6 +77,7 @@ def test_steps(name: str, tmp_path: Path) -> None:
         assert found[kind]["step_s"] > 0, kind
 
 
+@takes_long
 def test_storage(tmp_path: Path) -> None:
     (found,) = run(tmp_path, "storage", "--quick", "--folder", str(tmp_path))
     ways = {f"{kind} {way}" for kind, ways in storage.KINDS.items() for way in ways}
