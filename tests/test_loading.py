@@ -192,8 +192,12 @@ class Stored(Adapter):
         return stored.contents.step
 
 
-def from_storage(folder: Path) -> tuple[say.Welcome, list[int]]:
-    place = say.StoredAt(path=str(folder), options={}, world_size=5)
+def from_storage(
+    folder: Path, *, away_s_max: float = 60.0
+) -> tuple[say.Welcome, list[int]]:
+    place = say.StoredAt(
+        path=str(folder), options={}, world_size=5, away_s_max=away_s_max
+    )
     message = say.Welcome(
         round=3, step=12, may_share=True, chunk_bytes=CHUNK, slots=[], stored=place
     )
@@ -222,11 +226,8 @@ def test_storage_that_is_away_is_tried_again(storage: Path, capsys: Any) -> None
     assert len(told) == 2 and "cannot be read yet: OSError: no route to" in told[0]
 
 
-def test_storage_that_stays_away_is_told_and_not_called_corrupt(
-    storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "AWAY_S_MAX", 0.0)
-    agent = Agent(from_storage(storage), welcome(step=0))
+def test_storage_that_stays_away_is_told_and_not_called_corrupt(storage: Path) -> None:
+    agent = Agent(from_storage(storage, away_s_max=0.0), welcome(step=0))
     assert load(agent, Stored(away=9), PLACE, OwnPulse(print)) == 0
     (bad,) = [one for one in agent.heard if isinstance(one, say.BadStored)]
     assert (bad.step, bad.corrupt) == (12, False)

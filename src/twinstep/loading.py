@@ -27,9 +27,6 @@ WAIT_S_MAX = 3600.0
 """Copies may come from far, and a machine may have to be found first; the root ends
 the round long before when somebody is to blame."""
 ATTEMPTS_MAX = 64
-AWAY_S_MAX = 60.0
-"""Storage that cannot be reached is tried again for so long. The round then ends, and
-rounds without a new step are counted."""
 AWAY_AGAIN_S = 2.0
 
 
@@ -101,7 +98,7 @@ def _load_stored(
     if welcome.step == 0:
         adapter.start_from(where.path, where.options)
         return None
-    until_s, corrupt = time.monotonic() + AWAY_S_MAX, False
+    until_s, corrupt = time.monotonic() + where.away_s_max, False
     while True:
         try:
             stored = open_step(place_of(where.path, where.options), welcome.step)
@@ -120,7 +117,10 @@ def _load_stored(
                 reason=reason,
             )
         text = f"rank {place.rank}: step {welcome.step} cannot be read yet: {reason}"
-        tell(f"twinstep: {text}; tries again for {AWAY_S_MAX:g} s in all", error=True)
+        tell(
+            f"twinstep: {text}; tries again for {where.away_s_max:g} s in all",
+            error=True,
+        )
         time.sleep(AWAY_AGAIN_S)
 
 

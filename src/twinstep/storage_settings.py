@@ -49,6 +49,9 @@ class Storage:
     """After a step that could not be written, so long until the next is tried."""
     look_s_max: float = 120.0
     """So long a job waits at its start for the storage to say what it holds."""
+    away_s_max: float = 60.0
+    """So long a rank tries to read a step from storage that cannot be reached; then the
+    round ends, and rounds without a new step are counted."""
     steps_max: int = 10_000
     """Steps that are looked at in one storage; of more, the newest."""
     background: bool = True

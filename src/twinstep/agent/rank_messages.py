@@ -162,6 +162,8 @@ class StoredAt(msgspec.Struct, frozen=True, kw_only=True):
     """May be secret: said over a Unix socket only, and left out of what is shown."""
     world_size: Shard
     """Of this job: the step may have been written by another number of ranks."""
+    away_s_max: Seconds
+    """So long storage that cannot be reached is tried again."""
 
     def __repr__(self) -> str:
         return f"StoredAt(path={self.path!r}, world_size={self.world_size})"

@@ -28,7 +28,10 @@ def source(worker: Worker) -> say.StoredAt | None:
     if not path:
         return None
     return say.StoredAt(
-        path=path, options=storage.options, world_size=worker.grid.world_size
+        path=path,
+        options=storage.options,
+        world_size=worker.grid.world_size,
+        away_s_max=storage.away_s_max,
     )
 
 
