@@ -103,7 +103,7 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml .venv/.torch
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH) \
-	-e '.[dev,etcd,kubernetes,ray,tls,torch]'
+	-e '.[decoder,dev,etcd,kubernetes,orbax,ray,tls,torch]'
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # some are for other Pythons
 	touch $@
 
@@ -119,7 +119,8 @@ $(INSTALLED): pyproject.toml .venv/.torch
 # skipped without: installed once where that is possible, and no error if not. RUNLEVEL=1
 # keeps Debian from starting services. COMMAND:PACKAGE.
 DEBIAN := etcd:etcd-server etcdctl:etcd-client ip:iproute2 nft:nftables \
-	slurmctld:slurm-wlm mpirun:openmpi-bin
+	slurmctld:slurm-wlm mpirun:openmpi-bin \
+	espeak-ng:espeak-ng
 .venv/.debian: | $(BIN)/python
 	@lack=; for pair in $(DEBIAN); do command -v "$${pair%%:*}" >/dev/null \
 	|| lack="$$lack $${pair##*:}"; done; \

@@ -61,6 +61,7 @@ LAYERS = (
     "sim",
     "dashboard",
     "demo",
+    "decoder",
     "cli",
 )
 TOP = ("__init__", "__main__")

@@ -1,0 +1,1 @@
+"""The batch, the layers, and what is sampled from them."""
