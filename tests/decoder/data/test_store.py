@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
-from twinstep.decoder.data import manifest as manifests
-from twinstep.decoder.data.manifest import Manifest
+from twinstep.decoder.data import manifest as manifests, records
+from twinstep.decoder.data.manifest import Manifest, SplitEntry
 from twinstep.decoder.data.speech import Espeak, Tones
-from twinstep.decoder.data.store import Store
+from twinstep.decoder.data.store import Examples, Store
 from twinstep.decoder.data.tasks import TASKS
 from twinstep.errors import Corrupt, UsageError
 
@@ -197,3 +198,53 @@ def test_the_manifest_tells_where_all_came_from(small: Store) -> None:
         assert entry.train.examples >= 8 and entry.held_out.examples >= 8, name
         for origin in entry.origins:
             assert origin.name and origin.licence and origin.edition, name
+
+
+def examples_of(folder: Path, stored: list[bytes], *, examples: int) -> Examples:
+    """What Examples makes of a file with these records."""
+    path = folder / "planted.train.arrayrecord"
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in stored:
+        writer.write(record)
+    writer.close()
+    entry = SplitEntry(
+        file=path.name,
+        digest=manifests.digest_of(path),
+        bytes=path.stat().st_size,
+        examples=examples,
+        media=len(stored) - examples,
+        entities=1,
+    )
+    return Examples(path, "planted", entry)
+
+
+@pytest.mark.parametrize("number", [1, 5, 1 << 30])
+def test_an_example_may_not_ask_for_a_medium_that_is_not_there(
+    number: int, tmp_path: Path
+) -> None:
+    piece = records.PooledRecord(number)
+    record = msgspec.msgpack.encode(records.ExampleRecord("e", (piece,), "a", ()))
+    medium = msgspec.msgpack.encode(records.SoundRecord(bytes(8)))
+    examples = examples_of(tmp_path, [record, medium], examples=1)
+    with pytest.raises(Corrupt, match=f"planted.train.*asks for medium {number} of 1"):
+        _ = examples[0]
+
+
+def test_a_record_that_is_no_example_is_named(tmp_path: Path) -> None:
+    good = msgspec.msgpack.encode(records.ExampleRecord("e", (), "a", ()))
+    examples = examples_of(tmp_path, [good, b"\xc1 nonsense"], examples=2)
+    assert examples[0].answer == "a"
+    with pytest.raises(Corrupt, match="planted.train.arrayrecord record 1"):
+        _ = examples[1]
+
+
+@pytest.mark.parametrize("left", [0, 100, 40_000])
+def test_a_file_that_lost_its_end_while_open_is_named(
+    left: int, tmp_path: Path
+) -> None:
+    record = msgspec.msgpack.encode(records.ExampleRecord("e", (), "a" * 9000, ()))
+    examples = examples_of(tmp_path, [record] * 20, examples=20)
+    path = tmp_path / "planted.train.arrayrecord"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(Corrupt, match="planted.train.arrayrecord"):
+        _ = examples[19]
