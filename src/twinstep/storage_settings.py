@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from twinstep.errors import ConfigError
 from twinstep.values import check_numbers
 
+FORMATS = ("auto", "dcp", "orbax")
 LEAST = {
     "every_steps": 0,
     "every_s": 0,
@@ -27,6 +29,9 @@ class Storage:
     start: str = ""
     """A folder or address of a torch.distributed.checkpoint directory that a job
     without any step of its own starts from. Empty: from the script's own state."""
+    format: Literal["auto", "dcp", "orbax"] = "auto"
+    """Whose checkpoints steps are: "dcp" those of torch.distributed.checkpoint, "orbax"
+    those of Orbax, "auto" those of the ranks' framework."""
     options: dict[str, str] = dataclasses.field(
         default_factory=dict[str, str], repr=False
     )
@@ -70,6 +75,10 @@ class Storage:
                 raise ConfigError(
                     f"storage.{field.name} is {value}; it must be at least {least}"
                 )
+        if self.format not in FORMATS:
+            raise ConfigError(
+                f"storage.format is {self.format!r}; use one of {', '.join(FORMATS)}"
+            )
         if self.options and not (self.path or self.start):
             names = ", ".join(sorted(self.options))  # a value may be a secret
             raise ConfigError(

@@ -129,6 +129,7 @@ class Gather:
             parts=self.grid.machines,
             own=held,
             shared=ranges,
+            form=next(iter(held.values()))[0].form,
         )
 
     def _manifest(self, view: memoryview) -> Manifest:

@@ -15,6 +15,10 @@ paths, so that such a job loads what we wrote:
     optimizer[3].parameter                ("optimizer", 3, "parameter")
     model.gate  (of extra state)          ("model", "gate._extra_state", ...)
 
+Names of an adapter for JAX are paths already, with a "/" between the parts:
+
+    state/opt/0/mu/embed                  ("state", "opt", 0, "mu", "embed")
+
 In an optimizer's state a parameter goes without its module's name, as torch has it,
 unless the optimizer has parameters of several objects: then two could be called alike.
 """
@@ -37,6 +41,7 @@ SUBSCRIPT = re.compile(
 )
 OTHER = re.compile(r"\[([^\[\]]*)\](?=[.\[]|$)", re.DOTALL)
 PARAMETER = re.compile(r"\[(\d{1,18}):(.*)\]\.(.*)", re.DOTALL)
+INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 INDEX_MAX = 1 << 16
 """A number beyond it is no index of a list, which a reader would fill up to there."""
 
@@ -59,12 +64,14 @@ def key_path(name: str) -> Path:
 
 def key_paths(names: Iterable[str]) -> dict[str, Path]:
     """Returns the path of each tensor of a step."""
-    parsed = {name: _parse(name) for name in names}
+    names = list(names)
+    trees = {name: tree_path(name) for name in names if is_tree_path(name)}
+    parsed = {name: _parse(name) for name in names if name not in trees}
     owners: dict[Path, set[Path]] = {}
     for part in parsed.values():
         if part.label:
             owners.setdefault(part.object, set()).add(_parse(part.label).object)
-    return {
+    paths: dict[str, Path] = {
         name: (
             (*part.object, "state", _short(part, owners[part.object]), part.rest)
             if part.label
@@ -74,6 +81,20 @@ def key_paths(names: Iterable[str]) -> dict[str, Path]:
         )
         for name, part in parsed.items()
     }
+    return {name: trees[name] if name in trees else paths[name] for name in names}
+
+
+def is_tree_path(name: str) -> bool:
+    """Whether a name is a path of a tree: its first part ends with a "/"."""
+    head = HEAD.match(name)
+    return head is not None and "/" in head[0]
+
+
+def tree_path(name: str) -> Path:
+    """Returns the path that a name of a tree is; numbers may be places in a list."""
+    return tuple(
+        int(part) if INDEX.fullmatch(part) else part for part in name.split("/")
+    )
 
 
 def dotted(path: Path) -> str:
@@ -109,10 +130,10 @@ def plain_items(
     """Returns the small values of a rank, each with its path, for archive_plain().
 
     `values` are those of the rank's manifest as decode_plain() returns them, `names`
-    those of its tensors. Left out are the generators of random numbers, which differ
-    from rank to rank and which torch's own checkpoints do not have. Values of an older
-    manifest, which does not say which parameters a group has, give no `params` where
-    there are several groups."""
+    those of its tensors. Under "plain" are those of a tree, by their paths. Left out
+    are the generators of random numbers, which differ from rank to rank and which
+    torch's own checkpoints do not have. Values of an older manifest, which does not say
+    which parameters a group has, give no `params` where there are several groups."""
     items: list[tuple[Path, Any]] = []
     labels = _labels(names)
     for name, optimizer in values.get("optimizers", {}).items():
@@ -140,6 +161,8 @@ def plain_items(
         items += _leaves((*part.object, key), state)
     for name, state in values.get("others", {}).items():
         items += _leaves(_parse(name).object, state)
+    for name, value in values.get("plain", {}).items():
+        items += _leaves(tree_path(name), value)
     return items
 
 
