@@ -106,6 +106,25 @@ def test_a_part_is_written_from_the_slots(machine: Any, tmp_path: Path) -> None:
     assert into == parts.own_slot(0, 12)[parts.HEAD_BYTES :]
 
 
+def test_the_setting_decides_whose_checkpoint_it_is(
+    machine: Any, tmp_path: Path
+) -> None:
+    one = machine(path=str(tmp_path), format="orbax")
+    one.drains.store(one.order())
+    assert one.says().failed == ""
+    files = Disk(tmp_path).sizes(folder_name(12))
+    assert sorted(files) == [f"{parts.name(0)}.chunks", f"{parts.name(0)}.part"]
+
+
+def test_without_a_setting_the_adapter_decides(machine: Any, tmp_path: Path) -> None:
+    one = machine(path=str(tmp_path))
+    slot = one.slots[0, 0].view
+    slot[: parts.HEAD_BYTES] = parts.own_slot(0, 12, form="orbax")[: parts.HEAD_BYTES]
+    one.drains.store(one.order())
+    assert one.says().failed == ""
+    assert f"{parts.name(0)}.chunks" in Disk(tmp_path).sizes(folder_name(12))
+
+
 def test_a_copy_that_is_damaged_in_memory_is_not_written(
     machine: Any, tmp_path: Path
 ) -> None:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from random import Random
 
 from twinstep.capture import manifest as manifests
-from twinstep.capture.manifest import Entry, StaticPart, encode_entries, read_manifest
+from twinstep.capture.manifest import (
+    Entry,
+    Form,
+    StaticPart,
+    encode_entries,
+    read_manifest,
+)
 from twinstep.capture.plain import encode_plain
 from twinstep.store.contents import part_name
 from twinstep.store.places import Place
@@ -51,13 +57,16 @@ def entries(rank: int, machines: int) -> list[Entry]:
     ]
 
 
-def own_slot(rank: int, step: int, *, machines: int = 2) -> bytearray:
+def own_slot(
+    rank: int, step: int, *, machines: int = 2, form: Form = "dcp"
+) -> bytearray:
     """A slot of an own shard, with its manifest; the bytes tell step and rank."""
     static = StaticPart(
         head_bytes=HEAD_BYTES,
         own_bytes=OWN_BYTES,
         shared_bytes=SHARED_BYTES,
         entries=encode_entries(entries(rank, machines)),
+        form=form,
     )
     values = encode_plain(VALUES | {"others": {"rank": rank}}, path="values")
     slot = bytearray(OWN_BYTES)

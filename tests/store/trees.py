@@ -23,7 +23,7 @@ from twinstep.capture.manifest import (
     read_manifest,
     write_head,
 )
-from twinstep.capture.plain import encode_plain
+from twinstep.capture.plain import Blob, encode_plain
 from twinstep.capture.snapshot import cut
 from twinstep.store.contents import Contents, folder_name, part_name
 from twinstep.store.places import Disk
@@ -43,6 +43,10 @@ def boxes(shape: Cut, cuts: Cut) -> list[tuple[Cut, Cut]]:
         sizes = tuple(end - f for f, end in zip(first, ends, strict=True))
         found.append((tuple(first), sizes))
     return found
+
+
+def _kept(value: object) -> Blob | None:
+    return value if isinstance(value, Blob) else None
 
 
 class Laid:
@@ -94,7 +98,7 @@ class Laid:
             entries=encode_entries(self.entries[rank]),
             form=self.form,
         )
-        encoded = encode_plain(values, path="values")
+        encoded = encode_plain(values, path="values", to_blob=_kept)
         view = memoryview(bytearray(self.own[rank]))
         write_head(view, encode_manifest(static, step=step, values=encoded))
         return view
@@ -116,7 +120,7 @@ def write_tree(
     step: int = 12,
     form: Form = "orbax",
 ) -> tuple[Path, Contents]:
-    """Returns the folder of a whole step, written by `ranks` machines, and its table."""
+    """Returns the folder of a whole step that `ranks` machines wrote, and its table."""
     laid = Laid(arrays, ranks, form)
     names: list[str] = []
     for rank in range(ranks):

@@ -162,7 +162,7 @@ def plain_items(
     for name, state in values.get("others", {}).items():
         items += _leaves(_parse(name).object, state)
     for name, value in values.get("plain", {}).items():
-        items += _leaves(tree_path(name), value)
+        items.append((tree_path(name), value))
     return items
 
 

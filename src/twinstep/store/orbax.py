@@ -56,7 +56,7 @@ SEQUENCE, DICT = 1, 2
 """Orbax's numbers for what a key is of."""
 LEAVES_MAX = 1 << 20
 GAPS_MAX = 256
-"""Only places of a sequence below it are filled: names may come from anybody."""
+"""A sequence that lacks more of its places is a dict: names may come from anybody."""
 TEXT_MAX = 1 << 20
 """Characters of a text; one that is longer is left out."""
 READS_WITH = (
@@ -212,10 +212,15 @@ class _Tree:
             for depth, part in enumerate(path):
                 if isinstance(part, int):
                     there.setdefault(path[:depth], set()).add(part)
+        sparse: set[Path] = set()
         for start, numbers in there.items():
-            missing = set(range(min(max(numbers), GAPS_MAX))) - numbers
-            for number in missing:
+            if max(numbers) >= len(numbers) + GAPS_MAX:
+                sparse.add(start)
+                continue
+            for number in set(range(max(numbers))) - numbers:
                 self.kinds[*start, number] = NONE
+        if sparse:
+            self.kinds = {_texts_in(sparse, p): kind for p, kind in self.kinds.items()}
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Returns what _METADATA says."""
@@ -253,6 +258,12 @@ def _named(contents: Contents) -> dict[str, list[Box]]:
         if name not in boxes and other in boxes
     }
     return boxes | tied
+
+
+def _texts_in(sparse: set[Path], path: Path) -> Path:
+    return tuple(
+        str(part) if path[:depth] in sparse else part for depth, part in enumerate(path)
+    )
 
 
 def _number(value: Any) -> tuple[str, str]:
