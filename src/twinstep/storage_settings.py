@@ -27,8 +27,9 @@ class Storage:
     """A folder that all machines see (a disk, NFS), or an address that fsspec knows:
     s3://BUCKET/RUN, gs://BUCKET/RUN. Empty: nothing is written."""
     start: str = ""
-    """A folder or address of a torch.distributed.checkpoint directory that a job
-    without any step of its own starts from. Empty: from the script's own state."""
+    """A folder or address of a checkpoint that a job without any step of its own starts
+    from: a torch.distributed.checkpoint directory, or for JAX one of Orbax. Empty: from
+    the script's own state."""
     format: Literal["auto", "dcp", "orbax"] = "auto"
     """Whose checkpoints steps are: "dcp" those of torch.distributed.checkpoint, "orbax"
     those of Orbax, "auto" those of the ranks' framework."""

@@ -8,19 +8,21 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import orbax.checkpoint
 import pytest
 
 from tests.agent import scenes
 from tests.agent.scenes import Scene, of
 from tests.store import parts
 from twinstep.agent import actions as do, messages as say
+from twinstep.agent.depot import made, tidied
 from twinstep.agent.drains import Drains
 from twinstep.config import Storage
-from twinstep.store.contents import folder_name
+from twinstep.store.contents import folder_name, names_of
 from twinstep.store.memory import Slot, reserve
 from twinstep.store.places import Disk, place_of
 from twinstep.store.reading import open_step
-from twinstep.store.writing import make_whole
+from twinstep.store.writing import make_whole, write_part
 from twinstep.transfer.sender import hash_copy
 
 CHUNK_BYTES = 4096
@@ -122,7 +124,20 @@ def test_without_a_setting_the_adapter_decides(machine: Any, tmp_path: Path) -> 
     slot[: parts.HEAD_BYTES] = parts.own_slot(0, 12, form="orbax")[: parts.HEAD_BYTES]
     one.drains.store(one.order())
     assert one.says().failed == ""
-    assert f"{parts.name(0)}.chunks" in Disk(tmp_path).sizes(folder_name(12))
+    held = parts.holding(1, form="orbax")
+    write_part(Disk(tmp_path), held, name=parts.name(1), now_s=5.0)
+    whole = do.MakeWhole(step=12, parts=(parts.name(0), parts.name(1)))
+    assert made(one.storage, whole).trouble == ""
+    found = orbax.checkpoint.PyTreeCheckpointer().restore(tmp_path / folder_name(12))
+    rows = [parts.own_slot(rank, 12)[parts.HEAD_BYTES :] for rank in (0, 1)]
+    assert found["own"]["weight"].tobytes() == b"".join(rows)
+    assert found["model"]["bias"].tobytes() == parts.shared_slot(12)[96:106]
+    # What another attempt left goes, and nothing else.
+    (tmp_path / folder_name(12) / "r0-t1-m0.nodes").write_bytes(b"left")
+    tidied(one.storage, newest=12)
+    assert set(Disk(tmp_path).sizes(folder_name(12))) == set(
+        names_of(open_step(Disk(tmp_path), 12).contents)
+    )
 
 
 def test_a_copy_that_is_damaged_in_memory_is_not_written(

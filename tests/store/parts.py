@@ -81,9 +81,14 @@ def shared_slot(step: int) -> bytearray:
 
 
 def holding(
-    machine_rank: int, *, step: int = 12, captured_in: int = 1, machines: int = 2
+    machine_rank: int,
+    *,
+    step: int = 12,
+    captured_in: int = 1,
+    machines: int = 2,
+    form: Form = "dcp",
 ) -> Holding:
-    slot = memoryview(own_slot(machine_rank, step, machines=machines))
+    slot = memoryview(own_slot(machine_rank, step, machines=machines, form=form))
     return Holding(
         step=step,
         captured_in=captured_in,
@@ -93,6 +98,7 @@ def holding(
         parts=machines,
         own={machine_rank: (read_manifest(slot), slot)},
         shared=[memoryview(shared_slot(step))],
+        form=form,
     )
 
 
