@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, cast
 
 import orbax.checkpoint
 import pytest
@@ -18,6 +18,7 @@ from twinstep.agent import actions as do, messages as say
 from twinstep.agent.depot import made, tidied
 from twinstep.agent.drains import Drains
 from twinstep.config import Storage
+from twinstep.errors import ConfigError
 from twinstep.store.contents import folder_name, names_of
 from twinstep.store.memory import Slot, reserve
 from twinstep.store.places import Disk, place_of
@@ -231,3 +232,8 @@ def test_a_storage_that_hangs_holds_up_neither_the_round_nor_the_next(
     assert set(files) == {
         f"{parts.name(0, round=2)}{end}" for end in (".distcp", ".part")
     }
+
+
+def test_a_format_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="use one of auto, dcp, orbax"):
+        Storage(path="/run", format=cast("Any", "zip"))
