@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
@@ -26,6 +27,14 @@ def stored_bytes(step: StoredFiles) -> dict[tuple[Any, ...], bytes]:
         data = bytearray(box.data_bytes)
         step.read(box, memoryview(data))
         found[box.name, box.owner, box.offsets] = bytes(data)
+    return found
+
+
+def plain_bytes(storage: Path) -> dict[Any, bytes]:
+    found: dict[Any, bytes] = {}
+    for item in open_step(Disk(storage), 12).contents.plain:
+        data = (storage / folder_name(12) / item.file).read_bytes()
+        found[item.path] = data[item.at : item.at + item.size]
     return found
 
 
@@ -52,7 +61,13 @@ def test_what_was_written_for_torch_is_read_by_orbax(tmp_path: Path) -> None:
     assert np.array(made.SPLIT, "<f4").tobytes() in described
 
 
-def test_there_and_back_nothing_changes(tmp_path: Path) -> None:
+def test_there_and_back_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As values of an older version, whose groups name no parameters."""
+    optimizer = {"state": {}, "groups": [{"lr": 0.1}]}
+    values = made.VALUES | {"optimizers": {"optimizer": optimizer}}
+    monkeypatch.setattr(made, "VALUES", values)
     made.write_step(tmp_path / "dcp")
     rewritten(tmp_path / "dcp", tmp_path / "orbax", "orbax")
     rewritten(tmp_path / "orbax", tmp_path / "again", "dcp")
@@ -64,10 +79,7 @@ def test_there_and_back_nothing_changes(tmp_path: Path) -> None:
         assert [other.values(rank) for rank in (0, 1)] == [
             first.values(rank) for rank in (0, 1)
         ]
-    last = others[-1].contents
-    assert [item.path for item in last.plain] == [
-        item.path for item in first.contents.plain
-    ]
+    assert plain_bytes(tmp_path / "again") == plain_bytes(tmp_path / "dcp")
 
 
 def test_torch_reads_what_was_written_for_orbax(tmp_path: Path) -> None:
