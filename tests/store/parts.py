@@ -11,20 +11,19 @@ from random import Random
 from twinstep.capture import manifest as manifests
 from twinstep.capture.manifest import (
     Entry,
-    Form,
     StaticPart,
     encode_entries,
     read_manifest,
 )
 from twinstep.capture.plain import encode_plain
-from twinstep.store.contents import part_name
+from twinstep.store.contents import Form, part_name
 from twinstep.store.places import Place
 from twinstep.store.writing import Holding, make_whole, write_part
 
 HEAD_BYTES = 4096
 OWN_BYTES = HEAD_BYTES + 48
 SHARED_BYTES = 128
-VALUES = {"others": {"loader": {"epoch": 3}}}
+FRAMEWORKS: dict[Form, str] = {"dcp": "torch", "orbax": "jax"}
 
 
 def entries(rank: int, machines: int) -> list[Entry]:
@@ -66,9 +65,10 @@ def own_slot(
         own_bytes=OWN_BYTES,
         shared_bytes=SHARED_BYTES,
         entries=encode_entries(entries(rank, machines)),
-        form=form,
     )
-    values = encode_plain(VALUES | {"others": {"rank": rank}}, path="values")
+    values = encode_plain(
+        {"others": {"rank": rank}, "framework": FRAMEWORKS[form]}, path="values"
+    )
     slot = bytearray(OWN_BYTES)
     written = manifests.encode_manifest(static, step=step, values=values)
     manifests.write_head(memoryview(slot), written)

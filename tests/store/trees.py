@@ -15,7 +15,6 @@ import numpy as np
 
 from twinstep.capture.manifest import (
     Entry,
-    Form,
     StaticPart,
     aligned,
     encode_entries,
@@ -25,7 +24,7 @@ from twinstep.capture.manifest import (
 )
 from twinstep.capture.plain import Blob, encode_plain
 from twinstep.capture.snapshot import cut
-from twinstep.store.contents import Contents, folder_name, part_name
+from twinstep.store.contents import Contents, Form, folder_name, part_name
 from twinstep.store.places import Disk
 from twinstep.store.writing import Holding, make_whole, write_part
 
@@ -53,9 +52,9 @@ class Laid:
     """What the ranks of a job hold of some arrays."""
 
     def __init__(
-        self, arrays: Mapping[str, tuple[np.ndarray, Cut]], ranks: int, form: Form
+        self, arrays: Mapping[str, tuple[np.ndarray, Cut]], ranks: int
     ) -> None:
-        self.ranks, self.form = ranks, form
+        self.ranks = ranks
         self.shared = bytearray()
         self.own = [bytearray(HEAD) for _ in range(ranks)]
         self.entries: list[list[Entry]] = [[] for _ in range(ranks)]
@@ -96,7 +95,6 @@ class Laid:
             own_bytes=len(self.own[rank]),
             shared_bytes=len(self.shared),
             entries=encode_entries(self.entries[rank]),
-            form=self.form,
         )
         encoded = encode_plain(values, path="values", to_blob=_kept)
         view = memoryview(bytearray(self.own[rank]))
@@ -117,14 +115,20 @@ def write_tree(
     *,
     ranks: int,
     plain: Mapping[str, Any] | None = None,
+    empty: Mapping[str, str] | None = None,
     step: int = 12,
     form: Form = "orbax",
 ) -> tuple[Path, Contents]:
     """Returns the folder of a whole step that `ranks` machines wrote, and its table."""
-    laid = Laid(arrays, ranks, form)
+    laid = Laid(arrays, ranks)
     names: list[str] = []
     for rank in range(ranks):
-        own = laid.slot(rank, step, {"plain": dict(plain or {})})
+        values = {
+            "framework": "jax",
+            "others": dict(plain or {}),
+            "empty": dict(empty or {}),
+        }
+        own = laid.slot(rank, step, values)
         manifest = read_manifest(own)
         holding = Holding(
             step=step,
@@ -135,7 +139,7 @@ def write_tree(
             parts=ranks,
             own={rank: (manifest, own)},
             shared=laid.ranges(),
-            form=manifest.form,
+            form=form,
         )
         names.append(part_name(round=1, term=1, machine_rank=rank))
         write_part(Disk(storage), holding, name=names[-1], now_s=1e9)

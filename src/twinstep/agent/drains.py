@@ -24,7 +24,7 @@ from twinstep.storage_settings import Storage
 from twinstep.store.contents import Contents, part_name
 from twinstep.store.memory import Slot
 from twinstep.store.places import place_of
-from twinstep.store.writing import Holding, write_part
+from twinstep.store.writing import Holding, form_of, write_part
 from twinstep.transfer.sender import verify_copy
 
 NICE = 19
@@ -132,7 +132,7 @@ class Drains:
             parts=action.parts,
             own=held,
             shared=[view for shard, view in sorted(views.items()) if shard not in own],
-            form=first.form if setting == "auto" else setting,
+            form=form_of(first) if setting == "auto" else setting,
         )
         name = part_name(
             round=action.round, term=action.term, machine_rank=action.machine_rank

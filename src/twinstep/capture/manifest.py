@@ -49,9 +49,6 @@ ITEM_BYTES = {
 """Bytes of one item of each dtype that can be captured."""
 
 Region = Literal["own", "shared"]
-Form = Literal["dcp", "orbax"]
-"""Whose checkpoint a step is in storage: that of torch.distributed.checkpoint, or that
-of Orbax."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -84,8 +81,6 @@ class _Encoded(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     shared_bytes: int
     entries: msgspec.Raw
     values: msgspec.Raw
-    form: Form = "dcp"
-    """Manifests from before have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +93,6 @@ class Manifest:
     shared_bytes: int
     entries: tuple[Entry, ...]
     values: bytes
-    form: Form = "dcp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +103,6 @@ class StaticPart:
     own_bytes: int
     shared_bytes: int
     entries: bytes
-    form: Form = "dcp"
-    """What the adapter's framework reads without twinstep."""
 
 
 def aligned(size: int, alignment: int = ALIGNMENT) -> int:
@@ -133,7 +125,6 @@ def encode_manifest(static: StaticPart, *, step: int, values: bytes) -> bytes:
             shared_bytes=static.shared_bytes,
             entries=msgspec.Raw(static.entries),
             values=msgspec.Raw(values),
-            form=static.form,
         )
     )
 
@@ -195,7 +186,6 @@ def decode_manifest(data: bytes) -> Manifest:
         shared_bytes=encoded.shared_bytes,
         entries=entries,
         values=bytes(encoded.values),
-        form=encoded.form,
     )
 
 

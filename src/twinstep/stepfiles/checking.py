@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import xxhash
 
-from twinstep.capture.manifest import Form
 from twinstep.capture.plain import decode_plain
 from twinstep.errors import ProtocolError
 from twinstep.recovery.reshard import extent_of
@@ -24,7 +23,7 @@ from twinstep.stepfiles import coverage
 from twinstep.stepfiles.where import Where, table_of
 from twinstep.stepfiles.windows import Tick, Window, archive_fault
 from twinstep.store import contents as stored
-from twinstep.store.contents import Box, Contents, File, Plain, Values
+from twinstep.store.contents import Box, Contents, File, Form, Plain, Values
 from twinstep.store.flattened import dotted
 from twinstep.store.publishing import around, published
 from twinstep.store.reading import CONTENTS_BYTES_MAX, VALUES_BYTES_MAX

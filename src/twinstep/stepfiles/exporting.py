@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from twinstep.capture.manifest import Form
 from twinstep.errors import Corrupt, UsageError
 from twinstep.jobs import JobView
 from twinstep.stepfiles.checking import check_step
@@ -24,7 +23,7 @@ from twinstep.stepfiles.safe_files import library, write_safetensors
 from twinstep.stepfiles.where import Where, step_in, table_of
 from twinstep.stepfiles.windows import Tick, Window, unseen
 from twinstep.store import contents as stored, reading
-from twinstep.store.contents import Contents
+from twinstep.store.contents import Contents, Form
 from twinstep.store.places import UNFINISHED, Disk
 from twinstep.store.reading import StoredFiles
 from twinstep.store.rewriting import rewrite

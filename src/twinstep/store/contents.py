@@ -34,8 +34,11 @@ import msgspec
 from msgspec import Meta
 
 from twinstep.bounds import SHARDS_MAX, Bytes, Count, Digest, Seconds, Shard
-from twinstep.capture.manifest import DIMS_MAX, ITEM_BYTES, Form
+from twinstep.capture.manifest import DIMS_MAX, ITEM_BYTES
 from twinstep.errors import ProtocolError
+
+Form = Literal["dcp", "orbax"]
+"""Whose checkpoint a step is: that of torch.distributed.checkpoint, or of Orbax."""
 
 FORMAT = 1
 CONTENTS = ".twinstep"
@@ -148,6 +151,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """Further names of tied tensors, and the name that their boxes have."""
     form: Form = "dcp"
     leaves: list[Leaf] = []
+    trees: bool = False
+    """Names are paths in one tree, as JAX has them, and not torch's."""
     format: int = FORMAT
 
     @property
@@ -195,7 +200,7 @@ def finished(names: Container[str]) -> bool:
     return any(last in names for last in LAST.values())
 
 
-def form_of(names: Iterable[str]) -> Form:
+def form_by(names: Iterable[str]) -> Form:
     """The form that the data files in a folder are of."""
     chunks = any(name.endswith(DATA["orbax"]) for name in names)
     return "orbax" if chunks else "dcp"
@@ -278,6 +283,7 @@ def merge(parts: Iterable[Contents]) -> Contents:
         tied={name: other for part in every for name, other in part.tied.items()},
         form=forms[0],
         leaves=[leaf for part in every for leaf in part.leaves],
+        trees=any(part.trees for part in every),
     )
     if lack := lacks(whole):
         raise ProtocolError(lack)

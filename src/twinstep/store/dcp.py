@@ -58,7 +58,7 @@ def metadata(contents: Contents, *, tied: Mapping[str, str] | None = None) -> by
         if name not in chunks and other in chunks:
             chunks[name] = chunks[other]
     plain = {f"plain {item.path!r}": item for item in contents.plain}
-    paths: dict[str, Path] = key_paths(chunks)
+    paths: dict[str, Path] = key_paths(chunks, trees=contents.trees)
     paths.update({name: item.path for name, item in plain.items()})
     paths = settled(paths)
     sizes: dict[tuple[int, ...], Call] = {}

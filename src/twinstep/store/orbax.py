@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -33,7 +33,7 @@ from twinstep.capture.plain import Blob
 from twinstep.store import ocdbt
 from twinstep.store.chunks import by_name, grid_of, made_up_of
 from twinstep.store.contents import LAST, ORBAX, Box, Contents, Leaf, nodes_name
-from twinstep.store.flattened import Path, dotted, key_paths, settled
+from twinstep.store.flattened import Path, dotted, key_paths, settled, tree_path
 
 DTYPES = {
     "bool": "|b1",
@@ -96,10 +96,22 @@ def files_of(contents: Contents) -> dict[str, bytes]:
     }
 
 
-def leaves_of(items: Iterable[tuple[Path, Any]]) -> list[Leaf]:
+def leaves_of(
+    items: Iterable[tuple[Path, Any]], empty: Mapping[str, str]
+) -> list[Leaf]:
     """Returns the small values of a rank (flattened.plain_items) as leaves, with those
-    that Orbax has no type for and why."""
-    return [leaf for path, value in items for leaf in _leaves(path, value)]
+    that Orbax has no type for and why.
+
+    `empty` are nodes of a tree without any leaf, by their names, and what they are:
+    Dict, List, Tuple, or None, Orbax's word for an empty NamedTuple too. Without them
+    Orbax restores into a tree that has such nodes only where it is told that the tree
+    may differ."""
+    leaves = [leaf for path, value in items for leaf in _leaves(path, value)]
+    kinds: dict[str, object] = {"Dict": dict[str, Any](), "List": list[Any]()}
+    kinds |= {"Tuple": (), "None": None}
+    for name, kind in empty.items():
+        leaves += _leaves(tree_path(name), kinds.get(kind))
+    return leaves
 
 
 def _leaves(path: Path, value: Any) -> Iterator[Leaf]:
@@ -142,7 +154,7 @@ class _Tree:
 
     def fill(self, contents: Contents) -> None:
         tensors = {name: made_up_of(boxes) for name, boxes in _named(contents).items()}
-        paths: dict[str, Path] = key_paths(tensors)
+        paths: dict[str, Path] = key_paths(tensors, trees=contents.trees)
         leaves = {f"leaf {leaf.path!r}": leaf for leaf in contents.leaves[:LEAVES_MAX]}
         paths |= {name: leaf.path for name, leaf in leaves.items()}
         settled_paths = settled(paths)

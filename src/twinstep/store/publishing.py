@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from twinstep.capture.manifest import Form
 from twinstep.store import dcp, orbax
 from twinstep.store.archive import archive
-from twinstep.store.contents import LAST, Contents
+from twinstep.store.contents import LAST, Contents, Form
 
 
 def published(contents: Contents) -> dict[str, bytes]:

@@ -135,7 +135,7 @@ def _contents(
     place: Place, step: int | None, folder: str, sizes: dict[str, int]
 ) -> tuple[Contents | None, str]:
     if not stored.finished(sizes):
-        last = stored.LAST[stored.form_of(sizes)]
+        last = stored.LAST[stored.form_by(sizes)]
         return None, f"it has no {last}: it was never finished"
     if stored.CONTENTS not in sizes:
         return None, f"it has no {stored.CONTENTS}: not written by twinstep"

@@ -11,10 +11,17 @@ from collections.abc import Callable
 
 import msgspec
 
-from twinstep.capture.manifest import Entry, Form
+from twinstep.capture.manifest import Entry
 from twinstep.capture.plain import decode_plain
 from twinstep.store import contents as stored
-from twinstep.store.contents import SHARED, Box, Contents, File, part_name
+from twinstep.store.contents import (
+    SHARED,
+    Box,
+    Contents,
+    File,
+    Form,
+    part_name,
+)
 from twinstep.store.places import Place
 from twinstep.store.publishing import published
 from twinstep.store.stored import StoredStep
@@ -58,6 +65,7 @@ def rewrite(
         tied=writer.tied,
         form=form,
         leaves=writer.leaves,
+        trees=writer.trees,
     )
     table = {stored.CONTENTS: stored.encode(new)}
     for file, encoded in (table | published(new)).items():

@@ -22,7 +22,6 @@ import xxhash
 from twinstep.capture.manifest import (
     ITEM_BYTES,
     Entry,
-    Form,
     Manifest,
     values_of,
 )
@@ -30,8 +29,17 @@ from twinstep.capture.snapshot import cut
 from twinstep.store import contents as stored
 from twinstep.store.archive import archive_plain
 from twinstep.store.chunks import even_rows
-from twinstep.store.contents import SHARED, Box, Contents, File, Leaf, Plain, Values
-from twinstep.store.flattened import plain_items
+from twinstep.store.contents import (
+    SHARED,
+    Box,
+    Contents,
+    File,
+    Form,
+    Leaf,
+    Plain,
+    Values,
+)
+from twinstep.store.flattened import of_trees, plain_items
 from twinstep.store.orbax import leaves_of
 from twinstep.store.places import Output, Place
 from twinstep.store.publishing import around, published
@@ -109,6 +117,7 @@ def write_part(
         tied=writer.tied,
         form=form,
         leaves=writer.leaves,
+        trees=writer.trees,
     )
     try:
         with place.create(f"{folder}/{name}{stored.PART}") as output:
@@ -141,6 +150,11 @@ def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
             output.write(encoded)
     place.remove(folder, lists)
     return whole
+
+
+def form_of(manifest: Manifest) -> Form:
+    """Returns whose checkpoint a rank's framework reads. Raises: ProtocolError."""
+    return "orbax" if of_trees(values_of(manifest)) else "dcp"
 
 
 def boxes_of(entry: Entry, *, form: Form = "dcp") -> Iterator[tuple[Entry, range]]:
@@ -200,6 +214,7 @@ class ItemWriter:
     values_at: list[Values] = field(default_factory=list[Values])
     plain_at: list[Plain] = field(default_factory=list[Plain])
     leaves: list[Leaf] = field(default_factory=list[Leaf])
+    trees: bool = False
     tied: dict[str, str] = field(default_factory=dict[str, str])
 
     def box(self, entry: Entry, owner: int, pieces: list[memoryview]) -> None:
@@ -243,9 +258,10 @@ class ItemWriter:
         """What others read of rank 0's values, decoded, without twinstep. `names` are
         those of its tensors."""
         self.tied = dict(values.get("tied", {}))
+        self.trees = of_trees(values)
         items = plain_items(values, names)
         if self.form == "orbax":
-            self.leaves = leaves_of(items)
+            self.leaves = leaves_of(items, values.get("empty", {}))
             return
         for path, value in items:
             data = archive_plain(value)
