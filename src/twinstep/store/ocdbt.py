@@ -14,8 +14,8 @@ uncompressed, with one version of the database. Two things are as the library ha
 and not as the documentation does: the kind of the manifest follows its uuid, and times
 are in nanoseconds.
 
-Left out: reading one, and changing one. Checksums are computed by a table in Python:
-0.1 s for a megabyte of nodes, which is 20,000 keys.
+Left out: reading one, and changing one. Checksums are computed by a table in Python: a
+database of 50,000 keys, a megabyte of nodes, took 0.6 s (one busy core).
 """
 
 from __future__ import annotations
