@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from twinstep.errors import ConfigError
 from twinstep.values import check_numbers
 
+FORMATS = ("auto", "dcp", "orbax")
 LEAST = {
     "every_steps": 0,
     "every_s": 0,
@@ -25,8 +27,12 @@ class Storage:
     """A folder that all machines see (a disk, NFS), or an address that fsspec knows:
     s3://BUCKET/RUN, gs://BUCKET/RUN. Empty: nothing is written."""
     start: str = ""
-    """A folder or address of a torch.distributed.checkpoint directory that a job
-    without any step of its own starts from. Empty: from the script's own state."""
+    """A folder or address of a checkpoint that a job without any step of its own starts
+    from: a torch.distributed.checkpoint directory, or for JAX one of Orbax. Empty: from
+    the script's own state."""
+    format: Literal["auto", "dcp", "orbax"] = "auto"
+    """Whose checkpoints steps are: "dcp" those of torch.distributed.checkpoint, "orbax"
+    those of Orbax, "auto" those of the ranks' framework."""
     options: dict[str, str] = dataclasses.field(
         default_factory=dict[str, str], repr=False
     )
@@ -70,6 +76,10 @@ class Storage:
                 raise ConfigError(
                     f"storage.{field.name} is {value}; it must be at least {least}"
                 )
+        if self.format not in FORMATS:
+            raise ConfigError(
+                f"storage.format is {self.format!r}; use one of {', '.join(FORMATS)}"
+            )
         if self.options and not (self.path or self.start):
             names = ", ".join(sorted(self.options))  # a value may be a secret
             raise ConfigError(

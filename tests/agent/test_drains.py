@@ -6,21 +6,24 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, cast
 
+import orbax.checkpoint
 import pytest
 
 from tests.agent import scenes
 from tests.agent.scenes import Scene, of
 from tests.store import parts
 from twinstep.agent import actions as do, messages as say
+from twinstep.agent.depot import made, tidied
 from twinstep.agent.drains import Drains
 from twinstep.config import Storage
-from twinstep.store.contents import folder_name
+from twinstep.errors import ConfigError
+from twinstep.store.contents import folder_name, names_of
 from twinstep.store.memory import Slot, reserve
 from twinstep.store.places import Disk, place_of
 from twinstep.store.reading import open_step
-from twinstep.store.writing import make_whole
+from twinstep.store.writing import make_whole, write_part
 from twinstep.transfer.sender import hash_copy
 
 CHUNK_BYTES = 4096
@@ -104,6 +107,38 @@ def test_a_part_is_written_from_the_slots(machine: Any, tmp_path: Path) -> None:
     into = bytearray(box.data_bytes)
     step.read(box, memoryview(into))
     assert into == parts.own_slot(0, 12)[parts.HEAD_BYTES :]
+
+
+def test_the_setting_decides_whose_checkpoint_it_is(
+    machine: Any, tmp_path: Path
+) -> None:
+    one = machine(path=str(tmp_path), format="orbax")
+    one.drains.store(one.order())
+    assert one.says().failed == ""
+    files = Disk(tmp_path).sizes(folder_name(12))
+    assert sorted(files) == [f"{parts.name(0)}.chunks", f"{parts.name(0)}.part"]
+
+
+def test_without_a_setting_the_adapter_decides(machine: Any, tmp_path: Path) -> None:
+    one = machine(path=str(tmp_path))
+    slot = one.slots[0, 0].view
+    slot[: parts.HEAD_BYTES] = parts.own_slot(0, 12, form="orbax")[: parts.HEAD_BYTES]
+    one.drains.store(one.order())
+    assert one.says().failed == ""
+    held = parts.holding(1, form="orbax")
+    write_part(Disk(tmp_path), held, name=parts.name(1), now_s=5.0)
+    whole = do.MakeWhole(step=12, parts=(parts.name(0), parts.name(1)))
+    assert made(one.storage, whole).trouble == ""
+    found = orbax.checkpoint.PyTreeCheckpointer().restore(tmp_path / folder_name(12))
+    rows = [parts.own_slot(rank, 12)[parts.HEAD_BYTES :] for rank in (0, 1)]
+    assert found["own"]["weight"].tobytes() == b"".join(rows)
+    assert found["model"]["bias"].tobytes() == parts.shared_slot(12)[96:106]
+    # What another attempt left goes, and nothing else.
+    (tmp_path / folder_name(12) / "r0-t1-m0.nodes").write_bytes(b"left")
+    tidied(one.storage, newest=12)
+    assert set(Disk(tmp_path).sizes(folder_name(12))) == set(
+        names_of(open_step(Disk(tmp_path), 12).contents)
+    )
 
 
 def test_a_copy_that_is_damaged_in_memory_is_not_written(
@@ -197,3 +232,8 @@ def test_a_storage_that_hangs_holds_up_neither_the_round_nor_the_next(
     assert set(files) == {
         f"{parts.name(0, round=2)}{end}" for end in (".distcp", ".part")
     }
+
+
+def test_a_format_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="use one of auto, dcp, orbax"):
+        Storage(path="/run", format=cast("Any", "zip"))

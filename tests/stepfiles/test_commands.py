@@ -7,10 +7,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy
+import orbax.checkpoint
 import pytest
 from typer.testing import CliRunner
 
 from tests.stepfiles.made import write_step
+from tests.store.trees import write_tree
 from twinstep.cli import app
 from twinstep.errors import TwinstepError, UsageError
 from twinstep.stepfiles import view
@@ -202,7 +205,7 @@ def test_what_cannot_be_done_is_said(storage: Path, tmp_path: Path) -> None:
     assert "is an address" in refused(*export, "s3://bucket/run")
     assert "leave out --job" in refused(*export, out, "--job", storage)
     other = ("export", out, "--from", storage, "--format", "onnx")
-    assert "use one of dcp, safetensors" in refused(*other)
+    assert "use one of dcp, orbax, safetensors" in refused(*other)
     assert "no job runs in" in refused(
         "export", out, "--format", "dcp", "--job", tmp_path
     )
@@ -223,3 +226,25 @@ def test_an_address_that_fsspec_knows_is_as_good_as_a_folder(
         assert "is whole" in run("verify", tmp_path / "out")
     finally:
         memory.rm("/stepfiles-test", recursive=True)
+
+
+def test_steps_of_orbax_are_listed_verified_and_exported(tmp_path: Path) -> None:
+    arrays = {"state/w": (numpy.arange(8.0).reshape(4, 2), (2, 1))}
+    write_tree(tmp_path / "run", arrays, ranks=2, plain={"state/epoch": 4})
+    assert "1 step, 1 whole" in run("list", tmp_path / "run")
+    assert "is whole: 1 tensor in 2 boxes" in run("verify", tmp_path / "run")
+    for form in ("orbax", "dcp"):
+        out = tmp_path / form
+        run("export", out, "--format", form, "--from", tmp_path / "run")
+        assert "is whole: 1 tensor in 2 boxes" in run("verify", out)
+    run("export", tmp_path / "back", "--format", "orbax", "--from", tmp_path / "dcp")
+    run("export", tmp_path / "s", "--format", "safetensors", "--from", tmp_path / "run")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["state.safetensors"]
+    for name in ("run/step-00000012", "orbax", "back"):
+        found = orbax.checkpoint.PyTreeCheckpointer().restore(tmp_path / name)["state"]
+        assert found["w"].tolist() == arrays["state/w"][0].tolist()
+        assert found["epoch"] == 4
+    flip(tmp_path / "orbax" / "r1-t1-m0.chunks", -1)
+    assert "state/w [0:2, 0:2]: has a wrong checksum" in run(
+        "verify", tmp_path / "orbax", status=1
+    )

@@ -202,6 +202,13 @@ def test_a_step_by_its_number_becomes_safetensors(job, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_a_step_in_memory_becomes_a_checkpoint_of_orbax(job, tmp_path: Path) -> None:
+    export(job, tmp_path / "out", form="orbax")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"_METADATA", "manifest.ocdbt", ".twinstep"} < names
+    assert ".metadata" not in names
+
+
 def test_a_twin_is_asked_where_the_own_machine_refuses(job, tmp_path: Path) -> None:
     job.machines[0].refuses.add((0, 15))
     contents, _ = export(job, tmp_path / "out")

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from random import Random
 
 from twinstep.capture import manifest as manifests
-from twinstep.capture.manifest import Entry, StaticPart, encode_entries, read_manifest
+from twinstep.capture.manifest import (
+    Entry,
+    StaticPart,
+    encode_entries,
+    read_manifest,
+)
 from twinstep.capture.plain import encode_plain
-from twinstep.store.contents import part_name
+from twinstep.store.contents import Form, part_name
 from twinstep.store.places import Place
 from twinstep.store.writing import Holding, make_whole, write_part
 
 HEAD_BYTES = 4096
 OWN_BYTES = HEAD_BYTES + 48
 SHARED_BYTES = 128
-VALUES = {"others": {"loader": {"epoch": 3}}}
+FRAMEWORKS: dict[Form, str] = {"dcp": "torch", "orbax": "jax"}
 
 
 def entries(rank: int, machines: int) -> list[Entry]:
@@ -51,7 +56,9 @@ def entries(rank: int, machines: int) -> list[Entry]:
     ]
 
 
-def own_slot(rank: int, step: int, *, machines: int = 2) -> bytearray:
+def own_slot(
+    rank: int, step: int, *, machines: int = 2, form: Form = "dcp"
+) -> bytearray:
     """A slot of an own shard, with its manifest; the bytes tell step and rank."""
     static = StaticPart(
         head_bytes=HEAD_BYTES,
@@ -59,7 +66,9 @@ def own_slot(rank: int, step: int, *, machines: int = 2) -> bytearray:
         shared_bytes=SHARED_BYTES,
         entries=encode_entries(entries(rank, machines)),
     )
-    values = encode_plain(VALUES | {"others": {"rank": rank}}, path="values")
+    values = encode_plain(
+        {"others": {"rank": rank}, "framework": FRAMEWORKS[form]}, path="values"
+    )
     slot = bytearray(OWN_BYTES)
     written = manifests.encode_manifest(static, step=step, values=values)
     manifests.write_head(memoryview(slot), written)
@@ -72,9 +81,14 @@ def shared_slot(step: int) -> bytearray:
 
 
 def holding(
-    machine_rank: int, *, step: int = 12, captured_in: int = 1, machines: int = 2
+    machine_rank: int,
+    *,
+    step: int = 12,
+    captured_in: int = 1,
+    machines: int = 2,
+    form: Form = "dcp",
 ) -> Holding:
-    slot = memoryview(own_slot(machine_rank, step, machines=machines))
+    slot = memoryview(own_slot(machine_rank, step, machines=machines, form=form))
     return Holding(
         step=step,
         captured_in=captured_in,
@@ -84,6 +98,7 @@ def holding(
         parts=machines,
         own={machine_rank: (read_manifest(slot), slot)},
         shared=[memoryview(shared_slot(step))],
+        form=form,
     )
 
 

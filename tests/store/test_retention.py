@@ -55,11 +55,17 @@ def test_what_an_attempt_left_goes_and_what_others_keep_stays() -> None:
         2: ["r2-t1-m0.distcp", "r1-t1-m0.distcp", "README.md", *tables],
         3: ["model.safetensors", "weights.distcp"],
         4: ["r2-t1-m0.distcp", *tables],
+        5: ["r2-t1-m0.chunks", "r1-t1-m0.nodes", *tables, "_METADATA"],
     }
-    kept = {2: ["r2-t1-m0.distcp"], 4: ["r2-t1-m0.distcp"]}
+    kept = {
+        2: ["r2-t1-m0.distcp", *tables],
+        4: ["r2-t1-m0.distcp", *tables],
+        5: ["r2-t1-m0.chunks", ".twinstep", "_METADATA"],
+    }
     assert leftovers(folders, kept) == {
         1: [".metadata.0a1b2c3d.unfinished", "r1-t1-m0.distcp", "r1-t1-m0.part"],
         2: ["r1-t1-m0.distcp"],
+        5: [".metadata", "r1-t1-m0.nodes"],
     }
 
 

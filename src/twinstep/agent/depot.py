@@ -137,7 +137,7 @@ def _tidy(place: Place, settings: Storage, newest: int) -> list[int]:
             continue
         past[one.step] = list(place.sizes(one.folder))
         if one.contents is not None:
-            kept[one.step] = [file.name for file in one.contents.files]
+            kept[one.step] = stored.names_of(one.contents)
     gone = to_remove(
         sorted(kept),
         keep_last=settings.keep_last,

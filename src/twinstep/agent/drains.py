@@ -24,7 +24,7 @@ from twinstep.storage_settings import Storage
 from twinstep.store.contents import Contents, part_name
 from twinstep.store.memory import Slot
 from twinstep.store.places import place_of
-from twinstep.store.writing import Holding, write_part
+from twinstep.store.writing import Holding, form_of, write_part
 from twinstep.transfer.sender import verify_copy
 
 NICE = 19
@@ -121,6 +121,8 @@ class Drains:
                 text = f"chunk {bad} of shard {shard} has a wrong checksum"
                 raise _Bad(text, shard)
         own = action.own
+        held = {rank: (read_manifest(views[rank]), views[rank]) for rank in own}
+        setting, first = self._settings.format, next(iter(held.values()))[0]
         holding = Holding(
             step=action.step,
             captured_in=action.captured_in,
@@ -128,8 +130,9 @@ class Drains:
             ranks_per_machine=grid.ranks_per_machine,
             index=action.index,
             parts=action.parts,
-            own={rank: (read_manifest(views[rank]), views[rank]) for rank in own},
+            own=held,
             shared=[view for shard, view in sorted(views.items()) if shard not in own],
+            form=form_of(first) if setting == "auto" else setting,
         )
         name = part_name(
             round=action.round, term=action.term, machine_rank=action.machine_rank

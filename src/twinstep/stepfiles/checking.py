@@ -1,10 +1,10 @@
 """Reads every byte of a checkpoint and says what of it is not as it was written.
 
 Of a step of twinstep's nothing is left out: tensors and values have digests, the
-archives around tensors and the .metadata for torch are made again and compared, and
-items lie end to end in their files. Then the boxes are looked at: each tensor must be
-there, whole. A step of a version of twinstep that writes archives differently is told
-to differ, which is why such a change needs another FORMAT (store/contents.py).
+archives around tensors and the files for torch or Orbax are made again and compared,
+and items lie end to end in their files. Then the boxes are looked at: each tensor must
+be there, whole. A step of a version of twinstep that writes archives differently is
+told to differ, which is why such a change needs another FORMAT (store/contents.py).
 
 Left out: checkpoints of somebody else (foreign.py).
 """
@@ -23,10 +23,9 @@ from twinstep.stepfiles import coverage
 from twinstep.stepfiles.where import Where, table_of
 from twinstep.stepfiles.windows import Tick, Window, archive_fault
 from twinstep.store import contents as stored
-from twinstep.store.archive import archive
-from twinstep.store.contents import Box, Contents, File, Plain, Values
-from twinstep.store.dcp import metadata
+from twinstep.store.contents import Box, Contents, File, Form, Plain, Values
 from twinstep.store.flattened import dotted
+from twinstep.store.publishing import around, published
 from twinstep.store.reading import CONTENTS_BYTES_MAX, VALUES_BYTES_MAX
 
 NAMED_MAX = 3
@@ -102,20 +101,26 @@ def _table(at: Where, contents: Contents, sizes: dict[str, int]) -> Iterator[Fau
     if not lost and ranks != list(range(contents.world_size)):
         what = f"lists values of {len(ranks)} ranks, of {contents.world_size}"
         yield Fault(file=stored.CONTENTS, tensor="", what=what)
-    if stored.METADATA not in sizes:
-        what = "is missing: the step was never finished, and torch cannot read it"
-        yield Fault(file=stored.METADATA, tensor="", what=what)
-        return
-    name = f"{at.folder}/{stored.METADATA}"
+    for name, expected in published(contents).items():
+        if what := _published_fault(at, contents, name, expected, name in sizes):
+            yield Fault(file=name, tensor="", what=what)
+
+
+def _published_fault(
+    at: Where, contents: Contents, name: str, expected: bytes, there: bool
+) -> str:
+    """Returns what is wrong with a file that others read the step by, or nothing."""
+    if not there:
+        reader = "torch" if contents.form == "dcp" else "Orbax"
+        return f"is missing: the step was never finished, and {reader} cannot read it"
     try:
-        found = at.place.read_whole(name, bytes_max=CONTENTS_BYTES_MAX)
+        found = at.place.read_whole(f"{at.folder}/{name}", bytes_max=CONTENTS_BYTES_MAX)
     except (OSError, ValueError) as error:
-        yield Fault(file=stored.METADATA, tensor="", what=f"cannot be read: {error}")
-        return
-    byte = _differs(found, metadata(contents, tied=contents.tied))
-    if byte is not None:
-        what = f"differs at byte {byte} from what {stored.CONTENTS} lists"
-        yield Fault(file=stored.METADATA, tensor="", what=what)
+        return f"cannot be read: {error}"
+    byte = _differs(found, expected)
+    if byte is None:
+        return ""
+    return f"differs at byte {byte} from what {stored.CONTENTS} lists"
 
 
 def _coverage(contents: Contents) -> Iterator[Fault]:
@@ -137,6 +142,7 @@ class _File:
         self, at: Where, contents: Contents, file: File, size: int | None, tick: Tick
     ) -> None:
         self._at, self._file, self._size = at, file, size
+        self._form: Form = contents.form
         self._name = f"{at.folder}/{file.name}"
         every: Sequence[Item] = [*contents.boxes, *contents.values, *contents.plain]
         mine = [item for item in every if item.file == file.name]
@@ -172,7 +178,7 @@ class _File:
 
     def _look(self, item: Item, window: Window) -> str:
         if isinstance(item, Box):
-            return _box_fault(item, window)
+            return _box_fault(item, window, self._form)
         if isinstance(item, Values):
             return _values_fault(item, window)
         for _ in window.pieces(item.at, item.size):
@@ -202,8 +208,8 @@ def label(item: Item) -> str:
     return dotted(item.path)
 
 
-def _box_fault(box: Box, window: Window) -> str:
-    before, after = archive(box.dtype, box.shape)
+def _box_fault(box: Box, window: Window, form: Form) -> str:
+    before, after = around(form, box.dtype, box.shape)
     data_end = box.data_at + box.data_bytes
     prefix_bytes = box.data_at - box.at
     suffix_bytes = box.at + box.size - data_end

@@ -167,7 +167,7 @@ def _check(at: Where) -> Report | None:
             report = check(at, tick=tick)
     except FileNotFoundError:
         report = None
-    if stored.METADATA in before and stored.METADATA not in at.place.sizes(at.folder):
+    if stored.finished(before) and not stored.finished(at.place.sizes(at.folder)):
         return None
     if report is None:
         raise OSError(f"{at.name} cannot be read: a file of it comes and goes")

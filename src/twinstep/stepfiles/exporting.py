@@ -2,7 +2,8 @@
 
 It is written beside its place under another name, checked, and renamed: whoever finds
 the folder finds all of it. From memory a step is first written as a machine's agent
-would write it; from there on memory and storage are the same.
+would write it; from there on memory and storage are the same. What is in another form
+than is asked for is written anew (store/rewriting.py).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from twinstep.stepfiles.safe_files import library, write_safetensors
 from twinstep.stepfiles.where import Where, step_in, table_of
 from twinstep.stepfiles.windows import Tick, Window, unseen
 from twinstep.store import contents as stored, reading
-from twinstep.store.contents import Contents
+from twinstep.store.contents import Contents, Form
 from twinstep.store.places import UNFINISHED, Disk
 from twinstep.store.reading import StoredFiles
+from twinstep.store.rewriting import rewrite
 
-FORMATS = ("dcp", "safetensors")
+FORMATS = ("dcp", "orbax", "safetensors")
 STEPS_MAX = 10_000
 
 Bar = Callable[[str, int], contextlib.AbstractContextManager[Tick]]
@@ -71,6 +73,8 @@ def from_storage(
     with beside(out) as (fresh, finish):
         if form == "safetensors":
             finish(_safe(fresh, source, contents, bar))
+        elif form != contents.form:
+            finish(_anew(fresh, source, contents, form, bar))
         else:
             folder = fresh / stored.folder_name(contents.step)
             with bar(f"step {contents.step}", contents.size) as tick:
@@ -140,6 +144,8 @@ def _formed(fresh: Path, folder: Path, contents: Contents, form: str, bar: Bar) 
     at = Where(place=Disk(fresh), folder=folder.name)
     if form == "safetensors":
         return _safe(fresh, at, contents, bar)
+    if form != contents.form:
+        return _anew(fresh, at, contents, form, bar)
     with bar("checking", contents.size) as tick:
         report = check_step(at, tick=tick)
     if report.faults:
@@ -149,6 +155,16 @@ def _formed(fresh: Path, folder: Path, contents: Contents, form: str, bar: Bar) 
             f"{first.what}; twinstep verify says all of it"
         )
     return folder
+
+
+def _anew(fresh: Path, at: Where, contents: Contents, form: str, bar: Bar) -> Path:
+    """Returns the folder of the step in another form; every box was verified."""
+    target = fresh / form
+    step = StoredFiles(at.place, contents, at.folder)
+    new: Form = "orbax" if form == "orbax" else "dcp"
+    with bar(form, contents.size) as tick:
+        rewrite(step, Disk(target), form=new, tick=tick)
+    return target / stored.folder_name(contents.step)
 
 
 def _safe(fresh: Path, at: Where, contents: Contents, bar: Bar) -> Path:
@@ -187,9 +203,10 @@ def _copy(source: Where, folder: Path, *, tick: Tick) -> None:
     """The files of a step are here afterwards, unchecked."""
     target = Disk(folder.parent)
     sizes = source.place.sizes(source.folder)
-    names = [file.name for file in table_of(source).files]
-    for name in [*names, stored.CONTENTS, stored.METADATA]:
-        told = tick if name in names else unseen
+    contents = table_of(source)
+    data = {file.name for file in contents.files}
+    for name in stored.names_of(contents):
+        told = tick if name in data else unseen
         from_ = f"{source.folder}/{name}"
         window = Window(source.place, from_, sizes.get(name, 0), tick=told)
         with target.create(f"{folder.name}/{name}") as output:

@@ -39,7 +39,7 @@ from twinstep.recovery.choice import Choice, HeldCopy, choose
 from twinstep.stepfiles.windows import Tick
 from twinstep.store.contents import Contents, part_name
 from twinstep.store.places import Place
-from twinstep.store.writing import Holding, make_whole, write_part
+from twinstep.store.writing import Holding, form_of, make_whole, write_part
 from twinstep.transfer.channel import PeerClosed
 from twinstep.transfer.exchange import fetch_copy
 from twinstep.transfer.frame import Fetch
@@ -129,6 +129,7 @@ class Gather:
             parts=self.grid.machines,
             own=held,
             shared=ranges,
+            form=form_of(next(iter(held.values()))[0]),
         )
 
     def _manifest(self, view: memoryview) -> Manifest:

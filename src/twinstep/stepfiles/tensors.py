@@ -56,7 +56,7 @@ def wholes(step: StoredStep) -> Iterator[Whole]:
         known = lowest.setdefault(box.name, box.owner)
         if known == SHARED or SHARED < box.owner < known:
             lowest[box.name] = box.owner
-    paths = settled(key_paths(lowest))
+    paths = settled(key_paths(lowest, trees=step.contents.trees))
     tensors = StoredTensors(boxes)
     for name, owner in lowest.items():
         tensor = tensors.of(name, owner=owner)

@@ -1,15 +1,22 @@
 """What a stored step consists of: which bytes of which file are which box of a tensor.
 
-    STORAGE/step-00001200/           a folder is a step once it has .metadata
+    STORAGE/step-00001200/           a folder is a step once it has its last file
         r3-t1-m0.distcp ..           one file a machine: boxes of tensors, values
         r3-t1-m0.part                what that machine wrote (a Part)
         .twinstep                    all parts together (Contents)
         .metadata                    the same for torch.distributed.checkpoint; the last
 
+    or, where it is a checkpoint of Orbax:
+        r3-t1-m0.chunks ..           as above, without archives around the boxes
+        r3-t1-m0.part, .twinstep     as above
+        r3-t1-m0.nodes ..            the same for Orbax (orbax.py)
+        _METADATA                    the last
+
 Every machine writes what its ranks own and its portion of what all ranks hold alike, so
-that each byte is written once. A box lies in its file as an archive that torch.load
-reads by itself; `data_at` is where its plain bytes are, for everybody else. Whatever
-reads a box verifies its digest first, so boxes are small enough to be read whole.
+that each byte is written once. For torch a box lies in its file as an archive that
+torch.load reads by itself; `data_at` is where its plain bytes are, for all others.
+Whatever reads a box verifies its digest first, so boxes are small enough to be read
+whole.
 
 Names of files carry the round and the term that wrote them: what an abandoned attempt
 left can never be taken for a part of another one. All of this comes from storage that
@@ -20,8 +27,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Container, Iterable
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,11 +37,25 @@ from twinstep.bounds import SHARDS_MAX, Bytes, Count, Digest, Seconds, Shard
 from twinstep.capture.manifest import DIMS_MAX, ITEM_BYTES
 from twinstep.errors import ProtocolError
 
+Form = Literal["dcp", "orbax"]
+"""Whose checkpoint a step is: that of torch.distributed.checkpoint, or of Orbax."""
+
 FORMAT = 1
 CONTENTS = ".twinstep"
 METADATA = ".metadata"
 PART = ".part"
-DATA = ".distcp"
+DATA: dict[Form, str] = {"dcp": ".distcp", "orbax": ".chunks"}
+"""How the names of data files end."""
+NODES = ".nodes"
+ORBAX = (
+    "manifest.ocdbt",
+    "_strings.json",
+    "_CHECKPOINT_METADATA",
+    "commit_success.txt",
+)
+"""What Orbax looks for beside its _METADATA."""
+LAST: dict[Form, str] = {"dcp": METADATA, "orbax": "_METADATA"}
+"""The file that makes a folder a step."""
 UNFINISHED = ".unfinished"
 """Ends the name of a file that is being written on a file system."""
 BOX_BYTES = 64 * 1024 * 1024
@@ -97,6 +118,16 @@ class Plain(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     size: Bytes
 
 
+class Leaf(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A small value as Orbax has it, in the table itself."""
+
+    path: tuple[str | int, ...]
+    kind: Literal["scalar", "string", "None", "Dict", "List", "Tuple", "left out"]
+    """Orbax's own names; the last for what it has no type for."""
+    value: bool | int | float | str | None = None
+    """Of a scalar or string; of what is left out, why."""
+
+
 class File(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     name: FileName
     size: Bytes
@@ -118,6 +149,10 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     plain: list[Plain]
     tied: dict[str, str] = {}
     """Further names of tied tensors, and the name that their boxes have."""
+    form: Form = "dcp"
+    leaves: list[Leaf] = []
+    trees: bool = False
+    """Names are paths in one tree, as JAX has them, and not torch's."""
     format: int = FORMAT
 
     @property
@@ -153,11 +188,36 @@ def is_ours(file: str) -> bool:
 
 
 _OURS = re.compile(
-    rf"(r\d+-t\d+-m\d+({re.escape(DATA)}|{re.escape(PART)})"
-    rf"|{re.escape(CONTENTS)}|{re.escape(METADATA)})"
+    rf"(r\d+-t\d+-m\d+({'|'.join(map(re.escape, (*DATA.values(), PART, NODES)))})"
+    rf"|{'|'.join(map(re.escape, (CONTENTS, *ORBAX, *LAST.values())))})"
     rf"(\.[0-9a-f]+{re.escape(UNFINISHED)})?",
     re.ASCII,
 )
+
+
+def finished(names: Container[str]) -> bool:
+    """Whether the files in a folder make it a checkpoint, whoever's."""
+    return any(last in names for last in LAST.values())
+
+
+def form_by(names: Iterable[str]) -> Form:
+    """The form that the data files in a folder are of."""
+    chunks = any(name.endswith(DATA["orbax"]) for name in names)
+    return "orbax" if chunks else "dcp"
+
+
+def nodes_name(contents: Contents) -> str:
+    """The file of Orbax's nodes: named as the first data file is, so that two roots
+    that write one step write two."""
+    return contents.files[0].name.removesuffix(DATA["orbax"]) + NODES
+
+
+def names_of(contents: Contents) -> list[str]:
+    """The names of all files of a whole step, those that others read last."""
+    data = [file.name for file in contents.files]
+    if contents.form == "dcp":
+        return [*data, CONTENTS, METADATA]
+    return [*data, CONTENTS, nodes_name(contents), *ORBAX, LAST["orbax"]]
 
 
 def encode(contents: Contents) -> bytes:
@@ -179,6 +239,8 @@ def decode(data: bytes) -> Contents:
             f"contents of a job of {contents.machines} x {contents.ranks_per_machine} "
             f"ranks; at least 1, at most {SHARDS_MAX}"
         )
+    if contents.form == "orbax" and not contents.files:
+        raise ProtocolError("contents of no files")
     if len(contents.boxes) > BOXES_MAX:
         raise ProtocolError(f"{len(contents.boxes)} boxes; at most {BOXES_MAX}")
     sizes = {file.name: file.size for file in contents.files}
@@ -203,6 +265,10 @@ def merge(parts: Iterable[Contents]) -> Contents:
     }
     if len(versions) != 1:
         raise ProtocolError(f"parts of {len(versions)} different steps")
+    forms: list[Form] = sorted({part.form for part in every})
+    if len(forms) != 1:
+        text = " and ".join(forms)
+        raise ProtocolError(f"parts in {text}; set storage.format alike everywhere")
     values = sorted((v for part in every for v in part.values), key=lambda v: v.rank)
     whole = Contents(
         step=every[0].step,
@@ -215,6 +281,9 @@ def merge(parts: Iterable[Contents]) -> Contents:
         values=values,
         plain=[plain for part in every for plain in part.plain],
         tied={name: other for part in every for name, other in part.tied.items()},
+        form=forms[0],
+        leaves=[leaf for part in every for leaf in part.leaves],
+        trees=any(part.trees for part in every),
     )
     if lack := lacks(whole):
         raise ProtocolError(lack)

@@ -9,9 +9,9 @@ make it up is left out, so that DCP says that it is missing and reads no holes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
+from twinstep.store.chunks import by_name, made_up_of
 from twinstep.store.contents import Box, Contents, Plain
 from twinstep.store.flattened import Path, dotted, key_paths, settled
 from twinstep.store.pickles import Call, Filled, Form, Global, Object, Pairs, dump
@@ -51,14 +51,14 @@ def metadata(contents: Contents, *, tied: Mapping[str, str] | None = None) -> by
     state_dict() has tied weights under each of their names."""
     chunks = {
         name: chosen
-        for name, boxes in _by_name(contents.boxes).items()
-        if (chosen := _chunks(boxes))
+        for name, boxes in by_name(contents.boxes).items()
+        if (chosen := made_up_of(boxes))
     }
     for name, other in (tied or {}).items():
         if name not in chunks and other in chunks:
             chunks[name] = chunks[other]
     plain = {f"plain {item.path!r}": item for item in contents.plain}
-    paths: dict[str, Path] = key_paths(chunks)
+    paths: dict[str, Path] = key_paths(chunks, trees=contents.trees)
     paths.update({name: item.path for name, item in plain.items()})
     paths = settled(paths)
     sizes: dict[tuple[int, ...], Call] = {}
@@ -72,29 +72,6 @@ def metadata(contents: Contents, *, tied: Mapping[str, str] | None = None) -> by
         "version": VERSION,
     }
     return dump(Object(METADATA, state))
-
-
-def _by_name(boxes: list[Box]) -> dict[str, list[Box]]:
-    result: dict[str, list[Box]] = {}
-    for box in boxes:
-        result.setdefault(box.name, []).append(box)
-    return result
-
-
-def _chunks(boxes: list[Box]) -> list[Box]:
-    """Returns those boxes of one name that make up one tensor; none if none do."""
-    boxes = sorted(boxes, key=lambda box: box.owner)
-    dtype, shape = boxes[0].dtype, boxes[0].global_shape
-    missing = math.prod(shape)
-    if not missing:
-        return boxes[:1]
-    chosen: dict[tuple[int, ...], Box] = {}
-    for box in boxes:
-        same = (box.dtype, box.global_shape) == (dtype, shape)
-        if missing > 0 and same and math.prod(box.shape) and box.offsets not in chosen:
-            chosen[box.offsets] = box
-            missing -= math.prod(box.shape)
-    return [] if missing else list(chosen.values())
 
 
 def _described(

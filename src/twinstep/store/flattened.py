@@ -15,6 +15,11 @@ paths, so that such a job loads what we wrote:
     optimizer[3].parameter                ("optimizer", 3, "parameter")
     model.gate  (of extra state)          ("model", "gate._extra_state", ...)
 
+Names of a state of JAX are paths in one tree, as jax.tree_util.keystr writes them:
+
+    state['opt'][0].mu['embed']           ("state", "opt", 0, "mu", "embed")
+    state/opt/0/mu/embed                  the same, from keystr(simple=True)
+
 In an optimizer's state a parameter goes without its module's name, as torch has it,
 unless the optimizer has parameters of several objects: then two could be called alike.
 """
@@ -37,6 +42,13 @@ SUBSCRIPT = re.compile(
 )
 OTHER = re.compile(r"\[([^\[\]]*)\](?=[.\[]|$)", re.DOTALL)
 PARAMETER = re.compile(r"\[(\d{1,18}):(.*)\]\.(.*)", re.DOTALL)
+NODE = re.compile(
+    r"\.(?P<attribute>[^.\[]+)|\[<flat index (?P<index>\d{1,18})>\]"
+    r"|\[(?P<other>[^\[\]]+)\](?P<text>)",
+    re.DOTALL,
+)
+"""What a name of JAX's has beside numbers and texts in brackets."""
+INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 INDEX_MAX = 1 << 16
 """A number beyond it is no index of a list, which a reader would fill up to there."""
 
@@ -57,8 +69,10 @@ def key_path(name: str) -> Path:
     return key_paths([name])[name]
 
 
-def key_paths(names: Iterable[str]) -> dict[str, Path]:
-    """Returns the path of each tensor of a step."""
+def key_paths(names: Iterable[str], *, trees: bool = False) -> dict[str, Path]:
+    """Returns the path of each tensor of a step; `trees` says that it is JAX's."""
+    if trees:
+        return {name: tree_path(name) for name in names}
     parsed = {name: _parse(name) for name in names}
     owners: dict[Path, set[Path]] = {}
     for part in parsed.values():
@@ -74,6 +88,32 @@ def key_paths(names: Iterable[str]) -> dict[str, Path]:
         )
         for name, part in parsed.items()
     }
+
+
+def tree_path(name: str) -> Path:
+    """Returns the path of a leaf by the name that JAX makes of it: a name, then keys
+    in brackets and attributes after dots, or all of them between slashes, where what
+    looks like a number may be a place in a list."""
+    if "/" in name and "[" not in name:
+        parts = name.split("/")
+        return tuple(int(part) if INDEX.fullmatch(part) else part for part in parts)
+    head = HEAD.match(name)
+    assert head is not None
+    path: list[str | int] = [head[0]]
+    at = head.end()
+    while at < len(name):
+        key = SUBSCRIPT.match(name, at) or NODE.match(name, at)
+        if key is None:
+            return (name,)
+        found = key.groupdict()
+        if found["index"]:
+            path.append(int(found["index"]))
+        elif found["text"]:
+            path.append(str(ast.literal_eval(found["text"])))
+        else:
+            path.append(found["attribute"] or found["other"])
+        at = key.end()
+    return tuple(path)
 
 
 def dotted(path: Path) -> str:
@@ -103,16 +143,21 @@ def settled(paths: Mapping[str, Path]) -> dict[str, Path]:
     return result
 
 
+def of_trees(values: Mapping[str, Any]) -> bool:
+    """Whether a rank's values, decoded, and its names are those of a state of JAX."""
+    return values.get("framework") == "jax"
+
+
 def plain_items(
     values: Mapping[str, Any], names: Iterable[str]
 ) -> list[tuple[Path, Any]]:
     """Returns the small values of a rank, each with its path, for archive_plain().
 
     `values` are those of the rank's manifest as decode_plain() returns them, `names`
-    those of its tensors. Left out are the generators of random numbers, which differ
-    from rank to rank and which torch's own checkpoints do not have. Values of an older
-    manifest, which does not say which parameters a group has, give no `params` where
-    there are several groups."""
+    those of its tensors. Left out
+    are the generators of random numbers, which differ from rank to rank and which
+    torch's own checkpoints do not have. Values of an older manifest, which does not say
+    which parameters a group has, give no `params` where there are several groups."""
     items: list[tuple[Path, Any]] = []
     labels = _labels(names)
     for name, optimizer in values.get("optimizers", {}).items():
@@ -139,7 +184,10 @@ def plain_items(
         key = f"{part.rest}._extra_state" if part.rest else "_extra_state"
         items += _leaves((*part.object, key), state)
     for name, state in values.get("others", {}).items():
-        items += _leaves(_parse(name).object, state)
+        if of_trees(values):
+            items.append((tree_path(name), state))
+        else:
+            items += _leaves(_parse(name).object, state)
     return items
 
 

@@ -1,8 +1,9 @@
 """Finds the steps that a storage holds, and reads what is in one, every byte verified.
 
-A folder is a whole step once it has its table of contents, and all files of that table
-are as long as the table says. Everything else is passed over, with the reason: the rest
-of an attempt that was given up, a step that somebody has cut.
+A folder is a whole step once it has its table of contents and the last file of its
+form, and all files of that table are as long as the table says. Everything else is
+passed over, with the reason: the rest of an attempt that was given up, a step that
+somebody has cut.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _look_at(place: Place, step: int | None, folder: str) -> Found:
         contents=contents,
         reason=reason,
         empty=not sizes,
-        foreign=stored.METADATA in sizes and stored.CONTENTS not in sizes,
+        foreign=stored.finished(sizes) and stored.CONTENTS not in sizes,
         finished=stored.METADATA in sizes or stored.CONTENTS in sizes,
     )
 
@@ -133,8 +134,9 @@ def _look_at(place: Place, step: int | None, folder: str) -> Found:
 def _contents(
     place: Place, step: int | None, folder: str, sizes: dict[str, int]
 ) -> tuple[Contents | None, str]:
-    if stored.METADATA not in sizes:
-        return None, f"it has no {stored.METADATA}: it was never finished"
+    if not stored.finished(sizes):
+        last = stored.LAST[stored.form_by(sizes)]
+        return None, f"it has no {last}: it was never finished"
     if stored.CONTENTS not in sizes:
         return None, f"it has no {stored.CONTENTS}: not written by twinstep"
     name = f"{folder}/{stored.CONTENTS}"
@@ -147,6 +149,9 @@ def _contents(
         return None, f"its contents are of step {contents.step}"
     if lack := stored.lacks(contents):
         return None, lack
+    last = stored.LAST[contents.form]
+    if last not in sizes:
+        return None, f"it has no {last}: it was never finished"
     for file in contents.files:
         size = sizes.get(file.name)
         if size is None:

@@ -27,22 +27,20 @@ def leftovers(
     """Returns per step the files of twinstep's that no whole step has in its table: the
     rest of attempts that were given up. What else somebody keeps there stays.
 
-    The .metadata comes first: without it a step is none, whatever else is there.
+    What makes it a step comes first: without that it is none, whatever else is there.
 
     Args:
       folders: the files in each step's folder.
-      kept: the data files of each whole step that stays."""
-    tables = (stored.CONTENTS, stored.METADATA)
+      kept: the files of each whole step that stays."""
+    lasts = stored.LAST.values()
     gone = {
         step: sorted(
             (
                 name
                 for name in names
-                if stored.is_ours(name)
-                and name not in kept.get(step, ())
-                and not (step in kept and name in tables)
+                if stored.is_ours(name) and name not in kept.get(step, ())
             ),
-            key=lambda name: (name != stored.METADATA, name),
+            key=lambda name: (name not in lasts, name),
         )
         for step, names in folders.items()
     }

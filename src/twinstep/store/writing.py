@@ -14,18 +14,35 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import xxhash
 
-from twinstep.capture.manifest import ITEM_BYTES, Entry, Manifest, values_of
+from twinstep.capture.manifest import (
+    ITEM_BYTES,
+    Entry,
+    Manifest,
+    values_of,
+)
 from twinstep.capture.snapshot import cut
 from twinstep.store import contents as stored
-from twinstep.store.archive import archive, archive_plain
-from twinstep.store.contents import SHARED, Box, Contents, File, Plain, Values
-from twinstep.store.dcp import metadata
-from twinstep.store.flattened import plain_items
+from twinstep.store.archive import archive_plain
+from twinstep.store.chunks import even_rows
+from twinstep.store.contents import (
+    SHARED,
+    Box,
+    Contents,
+    File,
+    Form,
+    Leaf,
+    Plain,
+    Values,
+)
+from twinstep.store.flattened import of_trees, plain_items
+from twinstep.store.orbax import leaves_of
 from twinstep.store.places import Output, Place
+from twinstep.store.publishing import around, published
 
 TILE_BYTES = 1 << 20
 """Hashed and then written at a time, while it is in the cache."""
@@ -51,6 +68,7 @@ class Holding:
     with that."""
     shared: Sequence[memoryview]
     """The ranges of the shared region, in order; empty where nothing is shared."""
+    form: Form = "dcp"
 
 
 def write_part(
@@ -67,22 +85,25 @@ def write_part(
     Raises: OSError when the place cannot take it, and what `pace` raises; the step's
     folder has no new file then."""
     folder = stored.folder_name(holding.step)
-    data = name + stored.DATA
+    form = holding.form
+    data = name + stored.DATA[form]
     with place.create(f"{folder}/{data}") as output:
-        writer = _Writer(output=output, file=data, pace=pace)
+        writer = ItemWriter(output=output, file=data, pace=pace, form=form)
         for rank, (manifest, own) in sorted(holding.own.items()):
-            writer.values(rank, manifest)
+            writer.values(rank, manifest.values)
             for entry in manifest.entries:
                 if entry.region == "own" and entry.replica == 0:
-                    for box, span in boxes_of(entry):
+                    for box, span in boxes_of(entry, form=form):
                         writer.box(box, rank, [own[span.start : span.stop]])
         manifest = next(iter(holding.own.values()))[0]
         for box, span in portion(
-            manifest.entries, parts=holding.parts, index=holding.index
+            manifest.entries, parts=holding.parts, index=holding.index, form=form
         ):
             writer.box(box, SHARED, list(_pieces(span, manifest, holding.shared)))
         if 0 in holding.own:
-            writer.plain(holding.own[0][0])
+            manifest = holding.own[0][0]
+            names = [entry.name for entry in manifest.entries]
+            writer.plain(values_of(manifest), names)
     part = Contents(
         step=holding.step,
         captured_in=holding.captured_in,
@@ -94,6 +115,9 @@ def write_part(
         values=writer.values_at,
         plain=writer.plain_at,
         tied=writer.tied,
+        form=form,
+        leaves=writer.leaves,
+        trees=writer.trees,
     )
     try:
         with place.create(f"{folder}/{name}{stored.PART}") as output:
@@ -106,7 +130,7 @@ def write_part(
 
 
 def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
-    """All parts are one step afterwards, for twinstep and for torch.
+    """All parts are one step afterwards, for twinstep and for whom its form is.
 
     Args:
       names: how the names of each machine's files start, by machine rank.
@@ -120,7 +144,7 @@ def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
     )
     for name, encoded in (
         (stored.CONTENTS, stored.encode(whole)),
-        (stored.METADATA, metadata(whole, tied=whole.tied)),
+        *published(whole).items(),
     ):
         with place.create(f"{folder}/{name}") as output:
             output.write(encoded)
@@ -128,12 +152,19 @@ def make_whole(place: Place, *, step: int, names: Iterable[str]) -> Contents:
     return whole
 
 
-def boxes_of(entry: Entry) -> Iterator[tuple[Entry, range]]:
+def form_of(manifest: Manifest) -> Form:
+    """Returns whose checkpoint a rank's framework reads. Raises: ProtocolError."""
+    return "orbax" if of_trees(values_of(manifest)) else "dcp"
+
+
+def boxes_of(entry: Entry, *, form: Form = "dcp") -> Iterator[tuple[Entry, range]]:
     """Yields the parts of an entry, cut along its first dimension, each with its bytes
-    in the entry's region."""
+    in the entry's region. For Orbax all parts are alike, so that they make a grid."""
     rows = entry.box_shape[0] if entry.box_shape else 1
     row_bytes = entry.size // rows if rows else 0
     step = max(1, stored.BOX_BYTES // row_bytes) if row_bytes else max(1, rows)
+    if form == "orbax":
+        step = even_rows(rows, row_bytes)
     for first in range(0, rows, step) if rows else (0,):
         count = min(step, rows - first)
         at = entry.offset + first * row_bytes
@@ -154,11 +185,13 @@ def boxes_of(entry: Entry) -> Iterator[tuple[Entry, range]]:
 
 
 def portion(
-    entries: Iterable[Entry], *, parts: int, index: int
+    entries: Iterable[Entry], *, parts: int, index: int, form: Form = "dcp"
 ) -> Iterator[tuple[Entry, range]]:
     """Yields those boxes of the shared entries that machine `index` of `parts` writes:
     every box is in one portion, and none is further from its fair share than a box."""
-    shared = [box for e in entries if e.region == "shared" for box in boxes_of(e)]
+    shared = [
+        box for e in entries if e.region == "shared" for box in boxes_of(e, form=form)
+    ]
     total = sum(len(span) for _, span in shared)
     before = 0
     for box, span in shared:
@@ -169,22 +202,25 @@ def portion(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Writer:
+class ItemWriter:
     """Writes items one after the other, and notes where they are."""
 
     output: Output
     file: str
     pace: Pace
+    form: Form
     at: int = 0
     boxes: list[Box] = field(default_factory=list[Box])
     values_at: list[Values] = field(default_factory=list[Values])
     plain_at: list[Plain] = field(default_factory=list[Plain])
+    leaves: list[Leaf] = field(default_factory=list[Leaf])
+    trees: bool = False
     tied: dict[str, str] = field(default_factory=dict[str, str])
 
     def box(self, entry: Entry, owner: int, pieces: list[memoryview]) -> None:
         assert sum(map(len, pieces)) == entry.size, (entry, pieces)
         assert entry.dtype in ITEM_BYTES
-        prefix, suffix = archive(entry.dtype, entry.box_shape)
+        prefix, suffix = around(self.form, entry.dtype, entry.box_shape)
         first = self.at
         self._write(prefix)
         data_at, digest = self.at, xxhash.xxh3_128()
@@ -211,20 +247,23 @@ class _Writer:
             )
         )
 
-    def values(self, rank: int, manifest: Manifest) -> None:
-        data = manifest.values
+    def values(self, rank: int, data: bytes) -> None:
         digest = xxhash.xxh3_128_digest(data)
         self.values_at.append(
             Values(rank=rank, file=self.file, at=self.at, size=len(data), digest=digest)
         )
         self._write(data)
 
-    def plain(self, manifest: Manifest) -> None:
-        """What others read of rank 0's values without twinstep."""
-        values = values_of(manifest)
+    def plain(self, values: dict[str, Any], names: Iterable[str]) -> None:
+        """What others read of rank 0's values, decoded, without twinstep. `names` are
+        those of its tensors."""
         self.tied = dict(values.get("tied", {}))
-        names = [entry.name for entry in manifest.entries]
-        for path, value in plain_items(values, names):
+        self.trees = of_trees(values)
+        items = plain_items(values, names)
+        if self.form == "orbax":
+            self.leaves = leaves_of(items, values.get("empty", {}))
+            return
+        for path, value in items:
             data = archive_plain(value)
             self.plain_at.append(
                 Plain(path=path, file=self.file, at=self.at, size=len(data))
