@@ -10,13 +10,15 @@ compiling takes longer than anything else here.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twinstep.adapters.jax_spread import spread
 from twinstep.decoder import shard
 from twinstep.decoder.collectives import collectives
 from twinstep.decoder.config import ModelConfig, TowerConfig
@@ -25,7 +27,7 @@ from twinstep.decoder.model.decoder import decoder_spec, loss
 from twinstep.decoder.model.ring import ring
 from twinstep.decoder.model.segments import BatchShape, Image, Packed, Text, fill
 from twinstep.decoder.model.structure import Structure
-from twinstep.decoder.spec import init, names
+from twinstep.decoder.spec import abstract, count, names, walk
 
 # No two sizes are alike, so that a shape says what it is of.
 CONFIG = ModelConfig(
@@ -45,8 +47,7 @@ SHAPE = BatchShape(rows=8, tokens=24, images=4, audio=0)
 LAYOUTS = {"8x1x1": {"data": 8}, "2x2x2": {"pod": 2, "data": 2, "model": 2}}
 RINGS = {
     "4 devices, 1 key head": ({"context": 4}, 1, None),
-    "4 devices, window": ({"context": 4}, 2, 6),
-    "4 devices and heads apart": ({"model": 2, "context": 4}, 2, None),
+    "heads apart, with a window": ({"model": 2, "context": 4}, 2, 6),
 }
 
 
@@ -74,7 +75,10 @@ def losses() -> dict[str, Any]:
     """Of each layout: the loss, the largest difference of each gradient from those on
     one device, and the collectives of the compiled step."""
     spec, data = decoder_spec(CONFIG), batch()
-    params = init(spec, jax.random.key(0))
+    draw = np.random.default_rng(1)
+    params = walk(
+        lambda p: jnp.asarray(0.2 * draw.normal(size=p.shape), jnp.float32), spec
+    )
     plain = jax.jit(jax.value_and_grad(lambda p, b: mean_loss(p, b, "reference")))
     value, gradients = plain(params, data)
     found: dict[str, Any] = {"1x1x1": {"loss": float(value)}}
@@ -135,7 +139,43 @@ def rings() -> dict[str, list[float]]:
             in_shardings=shard.whole(mesh),
         )
         with shard.on(mesh):
-            found[name] = differences(everywhere(q, k, v), take(q, k, v, reference))
+            (_, mixed), gradients = everywhere(q, k, v)
+        alone = jax.jit(lambda q, k, v, take=take: take(q, k, v, reference))
+        (_, wanted), wanted_gradients = alone(q, k, v)
+        found[name] = differences((mixed, gradients), (wanted, wanted_gradients))
+    return found
+
+
+class Device(NamedTuple):
+    """A device of one of two processes that need not be."""
+
+    id: int
+    process_index: int
+
+
+def spreads() -> dict[str, dict[str, int]]:
+    """Of meshes over two processes of 4 devices: bytes of the parameters that process 1
+    captures in a region of its own, that both share, and of all."""
+    spec = decoder_spec(CONFIG)
+    found = {}
+    for name, sizes in (
+        ("pod 2", {"pod": 2, "data": 2, "model": 2}),
+        ("data 2", {"data": 8}),
+    ):
+        laid = jax.tree.leaves(shard.shardings(spec, shard.make_mesh(**sizes)))
+        params = jax.tree.leaves(abstract(spec))
+        bytes_of = {"own": 0, "shared": 0, "all": 4 * count(spec)}
+        for sharding, param in zip(laid, params, strict=True):
+            indices = {
+                Device(device.id, device.id // 4): index
+                for device, index in sharding.devices_indices_map(param.shape).items()
+            }
+            here = spread(indices, param.shape, here=1, processes=2)
+            region = "shared" if here.shared else "own"
+            for box in here.boxes:
+                items = math.prod(box.extent.shape)
+                bytes_of[region] += items * param.dtype.itemsize
+        found[name] = bytes_of
     return found
 
 
@@ -150,4 +190,5 @@ def differences(ours: Any, others: Any) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"losses": losses(), "rings": rings(), "jax": jax.__version__}))
+    found = {"losses": losses(), "rings": rings(), "spreads": spreads()}
+    print(json.dumps({**found, "jax": jax.__version__}))
