@@ -47,6 +47,8 @@ class Batches(Sequence[Packed]):
         return self.steps
 
     def __getitem__(self, k: Any) -> Any:
+        if not 0 <= k < self.steps:
+            raise IndexError(k)
         random = np.random.default_rng(k)
         rows = []
         for start in random.integers(6, VOCABULARY, size=SHAPE.rows):

@@ -64,19 +64,14 @@ def test_a_step_that_is_not_finite_changes_the_number_only(step: Any) -> None:
 
 
 def test_a_long_gradient_moves_no_further_than_a_clipped_one() -> None:
-    short = replace(TRAIN, clip=1e-3, weight_decay=0.0, epsilon=1.0)
-    far = replace(short, clip=1e9)
-    moves = []
-    for train in (short, far):
-        made = make_step(CONFIG, train, loss=loss, spec=SPEC)
-        state, metrics = made(start(), Batches()[0])
-        assert float(metrics["grad_norm"]) > 1e-3
-        moves.append(
-            np.abs(
-                np.asarray(state["params"]["embed"] - start()["params"]["embed"])
-            ).max()
-        )
-    assert moves[0] < 0.1 * moves[1]
+    # With this epsilon Adam's first update is nearly the gradient itself.
+    train = replace(TRAIN, clip=1e-3, weight_decay=0.0, epsilon=1.0)
+    made = make_step(CONFIG, train, loss=loss, spec=SPEC)
+    state, metrics = made(start(), Batches()[0])
+    assert float(metrics["grad_norm"]) > 0.1
+    moved = np.asarray(state["params"]["embed"] - start()["params"]["embed"])
+    rate = float(metrics["lr"])
+    assert 0.01 * rate * train.clip < np.abs(moved).max() < 1.01 * rate * train.clip
 
 
 def test_norms_are_not_decayed() -> None:
