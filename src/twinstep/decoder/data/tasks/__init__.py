@@ -1,0 +1,16 @@
+"""The tasks that a model can be trained and judged on: one file a family.
+
+Every task is real or made on this machine, without a network, and the same each time.
+TASKS lists them by name.
+"""
+
+from __future__ import annotations
+
+from twinstep.decoder.data.tasks import handwriting, spoken, video
+from twinstep.decoder.data.tasks.task import Task
+
+TASKS: dict[str, Task] = {
+    task.name: task for family in (handwriting, spoken, video) for task in family.TASKS
+}
+DEFAULT = tuple(name for name, task in TASKS.items() if task.default)
+"""Those that are made unless others are asked for."""
