@@ -14,7 +14,7 @@ import numpy as np
 from twinstep.decoder.config import ModelConfig, TowerConfig
 from twinstep.decoder.model.segments import BatchShape, Packed, Text, fill
 from twinstep.decoder.spec import Param
-from twinstep.decoder.train.step import TrainConfig
+from twinstep.decoder.train.settings import TrainConfig
 
 VOCABULARY, WIDTH = 32, 8
 CONFIG = ModelConfig(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.decoder.train.double import CONFIG, SPEC, TRAIN, Batches, loss
+from twinstep.decoder.train.settings import TrainConfig
 from twinstep.decoder.train.step import (
     Shardings,
-    TrainConfig,
     initial_state,
     learning_rate,
     make_step,

@@ -9,8 +9,7 @@ The state is plain nested dicts and tuples of arrays, and all that training depe
 follows from it. A step whose loss or gradients are not finite changes nothing but
 `step`, and says so in its metrics.
 
-AdamW with clipping, warm-up, and a cosine or a flat rate with a decay at the end (WSD,
-Hu et al. 2024) are our own choices: the Gemini report names no optimizer. Norms and
+AdamW comes from Optax, and what of it is our own choice is said in settings.py. Norms and
 whatever else starts at ones or zeros is not decayed.
 """
 
@@ -25,62 +24,15 @@ import jax.numpy as jnp
 import optax
 
 from twinstep.decoder.config import ModelConfig
-from twinstep.decoder.model.segments import BatchShape, Packed
+from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.spec import init, walk
-from twinstep.errors import UsageError
+from twinstep.decoder.train.settings import TrainConfig
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Any, Packed], tuple[jax.Array, jax.Array]]
 """(sum of weighted nats, sum of weights) of parameters and a batch."""
 Step = Callable[[State, Packed], tuple[State, Metrics]]
-SCHEDULES = ("cosine", "wsd")
-SHAPE = BatchShape(rows=8, tokens=512, images=64, audio=64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """How a model is trained. Rates are for each step; shares are of 1."""
-
-    steps: int = 1000
-    shape: BatchShape = SHAPE
-    learning_rate: float = 3e-3
-    """At its highest."""
-    warm_up: int = 50
-    """Steps in which the rate rises from almost 0."""
-    schedule: str = "cosine"
-    """cosine: falls from the end of the warm-up on. wsd: flat, and falls at last."""
-    decay_share: float = 0.2
-    """Of the steps, in which a wsd rate falls."""
-    final_share: float = 0.05
-    """Of the highest rate, in the last step."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    """The longest the gradient may be."""
-    seed: int = 0
-    """Of the initial parameters and of the order of the data."""
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UsageError(
-                f"schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}"
-            )
-        if not 0 <= self.warm_up < self.steps:
-            raise UsageError(
-                f"warm_up ({self.warm_up}) must be at least 0 and less than steps "
-                f"({self.steps})"
-            )
-        for name in ("decay_share", "final_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(
-                    f"{name} is {getattr(self, name):g}; it must be within 0 and 1"
-                )
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name):g}; it must be > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
