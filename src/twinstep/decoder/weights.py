@@ -34,6 +34,8 @@ class About(msgspec.Struct, kw_only=True):
     step: int
     digest: str
     config: ModelConfig
+    state_digest: str = ""
+    """Of all that training depended on, the optimizer's moments as well."""
 
 
 def digest(tree: Any) -> str:
@@ -48,7 +50,9 @@ def digest(tree: Any) -> str:
     return hashed.hexdigest()
 
 
-def save(folder: Path, params: Any, config: ModelConfig, *, step: int) -> About:
+def save(
+    folder: Path, params: Any, config: ModelConfig, *, step: int, state_digest: str = ""
+) -> About:
     """The folder has the weights; returns what is said about them."""
     folder.mkdir(parents=True, exist_ok=True)
     leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(params)]
@@ -56,7 +60,9 @@ def save(folder: Path, params: Any, config: ModelConfig, *, step: int) -> About:
     part = folder / f"{TENSORS}.part"
     save_file(named, part)
     part.replace(folder / TENSORS)
-    about = About(step=step, digest=digest(params), config=config)
+    about = About(
+        step=step, digest=digest(params), config=config, state_digest=state_digest
+    )
     replace_text(folder / ABOUT, msgspec.json.encode(about).decode() + "\n")
     return about
 

@@ -331,6 +331,11 @@ class Ledger:
         """The run so far, with its earlier attempts."""
         return self._tally.summary()
 
+    @property
+    def elapsed_s(self) -> float:
+        """Of the run, up to its last line."""
+        return self._tally.elapsed_s
+
     def _write(self, line: Line) -> None:
         self._tally.add(line)
         if self._file is not None:

@@ -54,6 +54,9 @@ class Controls:
     ledger: Ledger
     metrics: Metrics
     place: Callable[[Any], Any] = jax.device_put
+    last_step: Callable[[], int] | None = None
+    """Asked before each step for the number of the last one, where that may change; it
+    must be the same on every rank, and a few steps ahead when it does."""
     hooks: Sequence[Hook] = field(default_factory=tuple)
 
 
@@ -73,6 +76,8 @@ def train(state: State, controls: Controls) -> State:
     feed = Feed(controls.source, start=start, stop=controls.steps, place=controls.place)
     with closing(feed), closing(metrics):
         for k in range(start, controls.steps):
+            if controls.last_step is not None and k >= controls.last_step():
+                break
             with ledger.event("data_wait") as waited:
                 batch = feed.take()
             if compiled is None:
