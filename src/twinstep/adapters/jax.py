@@ -19,6 +19,7 @@ import xxhash
 from twinstep.adapters.jax_copy import Keeper, Kept, pieces_of
 from twinstep.adapters.jax_leaves import ROOT, leaves_of
 from twinstep.adapters.jax_plan import Plan, make_plan
+from twinstep.adapters.jax_processes import initialize, keep_compiled
 from twinstep.adapters.jax_restore import Targets, load_others
 from twinstep.adapters.jax_sources import from_slots, from_storage
 from twinstep.capture.manifest import (
@@ -40,7 +41,7 @@ from twinstep.capture.snapshot import (
 from twinstep.errors import StateError
 from twinstep.store.stored import StoredStep
 
-__all__ = ["JaxState"]
+__all__ = ["JaxState", "initialize"]
 
 
 class JaxState:
@@ -61,6 +62,7 @@ class JaxState:
                     f"under any name but {ROOT!r}. Arrays belong in the state itself: "
                     "restore(like=state)"
                 )
+        keep_compiled()
         self.warnings: list[str] = []
         self._objects: dict[str, Any] = dict(objects)
         self._state: object = None

@@ -260,8 +260,11 @@ def _made(wanted: Wanted, weak: bool) -> Any:
 
 
 def _weakened(array: Any) -> Any:
-    """Returns `array` with a weak type. JAX has no public way to give one to it."""
-    from jax._src.lax import lax  # pyright: ignore[reportPrivateUsage]
+    """Returns `array` with a weak type. JAX has no public way to give it one, and what
+    converts an array has to be compiled."""
+    from jax._src.array import ArrayImpl  # pyright: ignore[reportPrivateUsage]
 
-    convert: Any = vars(lax)["_convert_element_type"]
-    return convert(array, None, weak_type=True)
+    make: Any = ArrayImpl
+    parts = [shard.data for shard in array.addressable_shards]
+    aval = array.aval.update(weak_type=True)
+    return make(aval, array.sharding, parts, committed=array.committed)
