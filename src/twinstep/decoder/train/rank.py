@@ -53,7 +53,7 @@ def _train(folder: Path, ledger: Ledger, *, alone: bool, number: int) -> None:
         if not alone:
             ranks.keep_to_processors(job.threads, number=number)
         ranks.keep_compiled(run.cache)
-        us = ranks.join(1 if alone else job.machines * job.ranks_per_machine)
+        us = ranks.join()
         source = open_batches_of(run, recipe, rows=us.rows(train.shape))
         spec = decoder_spec(recipe.model)
         shapes = _shapes(lambda: initial_state(recipe.model, train))
