@@ -16,7 +16,7 @@ from twinstep.decoder.train.ledger import Ledger
 from twinstep.environment import rank_place
 
 AHEAD_STEPS = 10
-"""A run that ends early does so this many steps ahead: ranks are never further apart."""
+"""A run that ends early does so this many steps ahead: ranks are not so far apart."""
 
 
 def train_rank(folder: Path, *, began_wall_s: float | None = None) -> None:

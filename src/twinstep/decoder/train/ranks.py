@@ -46,8 +46,8 @@ class Ranks:
         Raises: UsageError when the ranks cannot share them evenly."""
         if shape.rows % self.ranks:
             raise UsageError(
-                f"a batch of {shape.rows} rows for {self.ranks} ranks; train.shape.rows "
-                "must be a multiple"
+                f"a batch of {shape.rows} rows for {self.ranks} ranks; make "
+                "train.shape.rows a multiple"
             )
         each = shape.rows // self.ranks
         return slice(self.rank * each, (self.rank + 1) * each)
