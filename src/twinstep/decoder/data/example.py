@@ -40,7 +40,19 @@ class Sound:
     samples: np.ndarray
 
 
-Part = str | Picture | Clip | Sound
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer in the middle of a prompt: text that the loss is on, as it is on
+    `answer`. So one example can ask many things of one text, and each is learnt from:
+
+        ("a 3 k 7 b 1 ?", "k", Said("7"), "a", Said("3"), "b"), answer "1"
+
+    What comes after a Said is read knowing it. No end of sequence follows a Said."""
+
+    text: str
+
+
+Part = str | Picture | Clip | Sound | Said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +60,7 @@ class Example:
     """`task` names what is asked, such as image_digit; `prompt` is what is given, and
     `answer` what is to be said (the loss is on it). A document without a question has
     an empty prompt, and the loss is on all of its text. `choices`: the answers that are
-    possible, where they are few."""
+    possible, where they are few. `entity` may name several, joined by " + "."""
 
     task: str
     entity: str
@@ -64,11 +76,17 @@ def split_of(entity: str, *, held_out_percent: int = 10) -> Split:
     return "held_out" if share < held_out_percent else "train"
 
 
+def entities_of(example: Example) -> tuple[str, ...]:
+    """All that the example is made of: it is held out only if each of these is."""
+    return tuple(example.entity.split(" + "))
+
+
 def texts_of(examples: Sequence[Example]) -> list[str]:
     """All text of the examples, for the tokenizer and for decontamination."""
     return [
         text
         for example in examples
-        for text in (*example.prompt, example.answer)
-        if isinstance(text, str) and text
+        for part in (*example.prompt, example.answer)
+        if (text := part.text if isinstance(part, Said) else part)
+        and isinstance(text, str)
     ]
