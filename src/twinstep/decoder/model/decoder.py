@@ -128,8 +128,9 @@ def inputs(
 ) -> jax.Array:
     """Returns [B, T, D]: the tokens' vectors, and soft tokens where slots say so."""
     token, slot = jnp.asarray(batch.token), jnp.asarray(batch.slot)
-    x = lookup(params["embed"], token, config.dtype) * config.width**0.5
-    x = placed(x, "rows", "positions", None)
+    table = placed(params["embed"], "vocab", None)
+    x = placed(lookup(table, token, config.dtype), "rows", "positions", None)
+    x = x * config.width**0.5
     if batch.patch.shape[1] + batch.frame.shape[1] == 0:
         return x
     soft = soft_tokens(params["tower"], batch, config, backend=backend)
@@ -153,7 +154,7 @@ def layers_of(params: Tree, config: ModelConfig) -> Iterator[Tree]:
 
 def logits(params: Tree, x: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns float32[..., V] of forward()'s vectors."""
-    table = params["embed"].astype(x.dtype)
+    table = placed(params["embed"], "vocab", None).astype(x.dtype)
     raw = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
     if config.logit_cap is None:
         return raw
