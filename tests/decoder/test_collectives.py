@@ -73,6 +73,12 @@ backend_config={"known_trip_count":{"n":"5"}}
             "all-reduce over data",
             16,
         ),
+        (
+            "%a = f32[4] all-reduce(%v), replica_groups=mesh['x'=2,'y'=4], "
+            "device_ids=([2,2,2]T(1,0,2)) {'x'}, to_apply=%add",
+            "all-reduce over data",
+            16,
+        ),
     ],
 )
 def test_one_in_a_loop(instruction: str, key: str, size: int) -> None:
