@@ -82,12 +82,12 @@ def tower_spec(config: ModelConfig) -> Tree:
             "row": places(tower.grid),
             "column": places(tower.grid),
             "norm": Param((tower.window * width,), ("tower",), "zeros"),
-            "out": linear(tower.window * width, out, ("tower", "embed")),
+            "out": linear(tower.window * width, out, (None, "embed")),
         },
         "audio": {
             "embed": linear(bins, width, (None, "tower")),
             "norm": Param((width,), ("tower",), "zeros"),
-            "out": linear(width, out, ("tower", "embed")),
+            "out": linear(width, out, (None, "embed")),
         },
         "layers": [block_spec(tower_sizes(config)) for _ in range(tower.layers)],
     }
