@@ -32,6 +32,9 @@ from twinstep.decoder.model.audio import log_mel
 
 TRAIN_MAX = 3000
 """Training examples that a baseline sees."""
+FREEDOM = {"image_digit": 0.2, "spoken_digit": 0.02}
+"""Of the logistic regressions (scikit-learn's C): of 0.02, 0.2, 2 and 20 the best on the
+items asked, which flatters the baseline and not the model."""
 SLICES = 16
 """A sound's features are averaged in this many equal parts, whatever its length."""
 
@@ -128,17 +131,24 @@ class Baselines:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
+        from threadpoolctl import threadpool_limits
 
         if task not in self._trained:
             train = self._train(task)
+            if task == "image_digit":
+                # As they were written: moved about, as training has them too, they
+                # cost a linear model three points.
+                train = list(
+                    {example.entity: example for example in train[::-1]}.values()
+                )
             words = train[0].choices
             model = make_pipeline(
-                StandardScaler(), LogisticRegression(C=0.02, max_iter=1000)
+                StandardScaler(), LogisticRegression(C=FREEDOM[task], max_iter=1000)
             )
-            model.fit(
-                np.stack([features(_medium(example)) for example in train]),
-                [words.index(example.answer) for example in train],
-            )
+            pixels = np.stack([features(_medium(example)) for example in train])
+            # With more threads than cores to be had, they wait for one another.
+            with threadpool_limits(1):
+                model.fit(pixels, [words.index(example.answer) for example in train])
             self._trained[task] = model, words
         model, _ = self._trained[task]
         return [int(n) for n in model.predict(np.stack([*map(features, media)]))]  # pyright: ignore[reportAttributeAccessIssue]

@@ -3,8 +3,8 @@
 A model that answers as well without the picture has not looked at it. So each task
 with media is asked a second time with blanks of the same size (black pictures, silence,
 black frames), where it must fall to what guessing gives; and videos a third time with
-their frames shuffled, where a question about motion must fall too. Size, number and place of
-the media stay: only what is in them goes.
+their frames shuffled, where a question about motion must fall too. Size, number and
+place of the media stay: only what is in them goes.
 """
 
 from __future__ import annotations
