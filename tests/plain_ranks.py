@@ -1,9 +1,9 @@
 """Runs the ranks of a training script as no agent does, each rank's output in a file.
 
-    python -m tests.plain_ranks RANKS PORT FOLDER SCRIPT ARGUMENTS...
+    python -m tests.plain_ranks RANKS PORT FOLDER PRELOAD SCRIPT ARGUMENTS...
 
-torch is imported once, and ranks are forked from there: imports are most of the time
-of a short run.
+The module PRELOAD is imported once, and ranks are forked from there: imports are most
+of the time of a short run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ def run_rank(rank: int, folder: Path, script: str, arguments: Sequence[str]) -> 
     runpy.run_path(script, run_name="__main__")
 
 
-def main(ranks: int, port: int, folder: Path, script: str, *arguments: str) -> int:
+def main(
+    ranks: int, port: int, folder: Path, preload: str, script: str, *arguments: str
+) -> int:
     """Returns how many ranks did not end well."""
-    importlib.import_module("torch._dynamo")  # which optimizers and DDP import later
+    importlib.import_module(preload)
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

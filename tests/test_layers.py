@@ -44,6 +44,7 @@ LAYERS = (
     "arriving",
     "pulsing",
     "loading",
+    "twin",
     "session",
     "dcp",
     "jobs",

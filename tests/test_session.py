@@ -83,7 +83,7 @@ def test_an_order_for_a_step_that_never_comes_ends_with_the_session(
 ) -> None:
     trained.first_step()
     trained.agent.answer(30)
-    twin = trained.session._thread
+    twin = trained.session._twin.thread
     assert twin is not None
     trained.session.close()
     assert not twin.is_alive()
@@ -225,7 +225,7 @@ def test_training_goes_on_when_the_agent_is_gone(
 ) -> None:
     trained.first_step()
     trained.agent.close()
-    twin = trained.session._thread
+    twin = trained.session._twin.thread
     assert twin is not None
     twin.join(WAIT_S)
     assert not twin.is_alive()

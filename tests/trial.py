@@ -224,7 +224,11 @@ def machine_of(status: Status, rank: int) -> str:
 
 @cache
 def undisturbed(
-    *, ranks: int, arguments: tuple[str, ...], script: str = "linear.py"
+    *,
+    ranks: int,
+    arguments: tuple[str, ...],
+    script: str = "linear.py",
+    preload: str = "torch._dynamo",  # which optimizers and DDP import later
 ) -> dict[int, str]:
     """The digests of a run without twinstep's agents, and without a failure."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -232,7 +236,7 @@ def undisturbed(
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tests.plain_ranks", str(ranks), str(port)]
         done = subprocess.run(
-            [*command, folder, str(WORKLOADS / script), *arguments],
+            [*command, folder, preload, str(WORKLOADS / script), *arguments],
             cwd=WORKLOADS.parent.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

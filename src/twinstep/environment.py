@@ -20,6 +20,8 @@ from twinstep.launched import Launch, place_of
 
 AGENT = "TWINSTEP_AGENT"
 ROUND = "TWINSTEP_ROUND"
+COMPILED = "compiled"
+"""The folder of compiled programs in a job's folder."""
 REPLACES = "TWINSTEP_REPLACES"
 NUMBER_DIGITS_MAX = 9
 COPY_PAST_CACHES = "glibc.cpu.x86_non_temporal_threshold=0x40000"
@@ -58,6 +60,49 @@ def rank_place(environment: Mapping[str, str] | None = None) -> RankPlace | None
             f"{AGENT} is set, but RANK, LOCAL_RANK, LOCAL_WORLD_SIZE or {ROUND} is "
             f"not a number ({error}); start the script with `twinstep run`"
         ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPlace:
+    """Which rank this process is among all, and where rank 0 listens."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    has_neighbours: bool
+    """Other ranks are on the same machine."""
+    coordinator: str
+    """HOST:PORT."""
+
+
+def group_place(environment: Mapping[str, str] | None = None) -> GroupPlace | None:
+    """Returns this rank's place among all, or None when no launcher named one.
+
+    Raises: ConfigError when it named half of one."""
+    found = os.environ if environment is None else environment
+    if "RANK" not in found:
+        return None
+    try:
+        return GroupPlace(
+            rank=int(found["RANK"]),
+            world_size=int(found["WORLD_SIZE"]),
+            local_rank=int(found.get("LOCAL_RANK", "0")),
+            has_neighbours=int(found.get("LOCAL_WORLD_SIZE", "1")) > 1,
+            coordinator=f"{found['MASTER_ADDR']}:{int(found['MASTER_PORT'])}",
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            "RANK is set, but WORLD_SIZE, MASTER_ADDR or MASTER_PORT is missing or no "
+            f"number ({error}); start the script with `twinstep run`, or set them"
+        ) from error
+
+
+def compiled_folder(environment: Mapping[str, str] | None = None) -> Path | None:
+    """Returns where ranks on this machine keep compiled programs for those that come
+    after them in the same job; None when no agent started this process."""
+    found = os.environ if environment is None else environment
+    agent = found.get(AGENT)
+    return Path(agent).parent / COMPILED if agent else None
 
 
 def launch() -> Launch | None:

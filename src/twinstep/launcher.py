@@ -9,6 +9,7 @@ everything it started does.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import uuid
@@ -25,7 +26,7 @@ from twinstep.cloud.hosting import job_store, wait_for_result
 from twinstep.cloud.local import Limits, LocalFleet
 from twinstep.cloud.serving import Serving
 from twinstep.config import Job
-from twinstep.environment import jobs_folder
+from twinstep.environment import COMPILED, jobs_folder
 from twinstep.errors import DeadlinePassed, UsageError
 from twinstep.jobs import is_running
 from twinstep.placement.strategy import place
@@ -90,6 +91,8 @@ def run(
     finally:
         for left in (there / JOB_FILE, *there.glob("*.sock")):
             left.unlink(missing_ok=True)
+        if folder is None:
+            shutil.rmtree(there / COMPILED, ignore_errors=True)
         stacks = looking.tidy(there)
         if stacks is not None:
             tell(f"twinstep: the stacks of hung ranks are left in {stacks}")

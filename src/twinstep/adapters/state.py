@@ -86,3 +86,19 @@ class StateAdapter(Protocol):
         wrong ends the feed, with one complaint. An adapter that sees no collectives
         does nothing."""
         ...
+
+
+@runtime_checkable
+class ValueAdapter(StateAdapter, Protocol):
+    """An adapter whose state is a value that the loop passes on, not live objects.
+
+    Two methods more: what layout(), hold() and shared_digest() are about is what was
+    offered last, and restore() and its like leave the state with restored()."""
+
+    def offer(self, state: object) -> None:
+        """`state` is the newest."""
+        ...
+
+    def restored(self) -> object:
+        """Returns the state that was restored, or the one to begin with."""
+        ...

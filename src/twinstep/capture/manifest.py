@@ -52,7 +52,8 @@ Region = Literal["own", "shared"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One tensor, or the box of it that this rank holds.
+    """One tensor, or the box of it that this rank holds; a rank of several devices may
+    hold several boxes, each with an entry.
 
     `offset` counts from the start of the own slot, or of the whole shared region.
     Invariant: size == prod(box_shape) * ITEM_BYTES[dtype]."""
@@ -191,12 +192,12 @@ def decode_manifest(data: bytes) -> Manifest:
 
 def _check_entries(entries: tuple[Entry, ...], sizes: tuple[int, int, int]) -> None:
     head_bytes, own_bytes, shared_bytes = sizes
-    names: set[str] = set()
+    boxes: set[tuple[str, tuple[int, ...]]] = set()
     for entry in entries:
         fault = _fault(entry)
-        if entry.name in names:
-            fault = "its name comes twice"
-        names.add(entry.name)
+        if (entry.name, entry.box_offsets) in boxes:
+            fault = "its name comes twice, for the same box"
+        boxes.add((entry.name, entry.box_offsets))
         if fault:
             raise ProtocolError(f"tensor {entry.name!r} of a manifest: {fault}")
     bounds: tuple[tuple[Region, int, int], ...] = (

@@ -71,12 +71,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """All of a step that could change before the next update, already copied."""
+    """All of a step that could change before the next update, already copied; or kept
+    from change, where it `lasts`."""
 
     step: int
     manifest: bytes
     mark: object = None
     """What copy() must wait for on an accelerator; the adapter's own."""
+    lasts: bool = False
+    """The state that is held never changes, or is a copy: no update has to wait."""
 
 
 class Digests(NamedTuple):

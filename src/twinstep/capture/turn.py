@@ -97,7 +97,7 @@ class Standing:
         """Returns what came of this step, once it is known or the time is over.
 
         `gone` says that nothing more will come."""
-        if self.held is None:
+        if self.held is None and not self.closed:
             return Outcome(Came.FAILED, "it could not be held")
         with changed:
             changed.wait_for(lambda: self.outcome is not None or gone(), seconds_max)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import jax
 import numpy as np
@@ -124,18 +125,16 @@ class Size:
 def size_of(example: Sequence[Segment], tower: TowerConfig) -> Size:
     """Returns what the example takes of a row. Raises: UsageError for an image that
     the tower has no positions for."""
-    size = Size(0, 0, 0)
+    text = images = audio = 0
     for segment in example:
         match segment:
             case Text():
-                size += Size(len(segment.ids), 0, 0)
+                text += len(segment.ids)
             case Image():
-                slots = _image_slots(segment, tower)
-                size += Size(slots, slots, 0)
+                images += _image_slots(segment, tower)
             case Audio():
-                slots = -(-len(segment.frames) // tower.stack)
-                size += Size(slots, 0, slots)
-    return size
+                audio += -(-len(segment.frames) // tower.stack)
+    return Size(text + images + audio, images, audio)
 
 
 def _image_slots(image: Image, tower: TowerConfig) -> int:
@@ -262,13 +261,19 @@ def cut_image(pixels: np.ndarray, tower: TowerConfig) -> tuple[np.ndarray, np.nd
     shape = (rows, pool, patch, columns, pool, patch, channels)
     order = (0, 3, 1, 4, 2, 5, 6)
     patches = padded.reshape(shape).transpose(order)
+    soft, k = rows * columns, tower.window
+    return patches.reshape(soft, k, tower.pixels), _places(rows, columns, pool)
+
+
+@cache
+def _places(rows: int, columns: int, pool: int) -> np.ndarray:
+    """Row and column of each patch, int32[soft, k, 2]. Images have few sizes."""
     grid = np.stack(
         np.meshgrid(np.arange(rows * pool), np.arange(columns * pool), indexing="ij"),
         axis=-1,
     )
     places = grid.reshape(rows, pool, columns, pool, 2).transpose(0, 2, 1, 3, 4)
-    soft, k = rows * columns, tower.window
-    return patches.reshape(soft, k, tower.pixels), places.reshape(soft, k, 2)
+    return places.reshape(rows * columns, pool * pool, 2).astype(np.int32)
 
 
 def cut_audio(frames: np.ndarray, tower: TowerConfig) -> tuple[np.ndarray, np.ndarray]:

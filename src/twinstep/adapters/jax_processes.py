@@ -1,0 +1,93 @@
+"""How ranks become the processes of one JAX, and what keeps a restart from compiling.
+
+    twinstep.adapters.jax.initialize()     where jax.distributed.initialize() would be
+
+The launcher has said which rank this is and where rank 0 listens; each round of a job
+has another port, so that ranks of a dead group never meet those of the next. On CPUs
+collectives go through gloo. A rank that ends with an error ends at once: JAX would have
+it wait for the others, which wait for it in a collective.
+
+XLA's compiled programs are kept in the job's folder on this machine, and a restarted
+rank reads them: process 0 writes them (JAX lets no other), the ranks that share its
+folder read. Whoever sets jax_compilation_cache_dir, or JAX_COMPILATION_CACHE_DIR, keeps
+their own, which on several machines is best a folder that all of them see.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+
+from twinstep.adapters.jax_leaves import api
+from twinstep.environment import compiled_folder, group_place
+from twinstep.errors import OrderError
+
+WAIT_S_MAX = 300
+"""All ranks have come to rank 0 within this time, or each says who is missing."""
+_joined: list[bool] = []
+
+
+def initialize(*, coordinator: str = "") -> None:
+    """This rank is a process of one JAX of all ranks afterwards, if there are several.
+
+    Call it before anything of JAX that needs devices. A script that was started by
+    hand, or as a single rank, goes on alone.
+
+    Args:
+      coordinator: HOST:PORT at which rank 0 shall listen; left out, it is MASTER_ADDR
+        and MASTER_PORT of the environment, as `twinstep run` sets them. Under torchrun
+        that port is torchrun's own: name another.
+
+    Raises: OrderError when it comes too late; RuntimeError of JAX's when not all ranks
+        have come in time."""
+    if _joined:
+        raise OrderError("initialize() was called already; call it once, at the start")
+    _joined.append(True)
+    keep_compiled()
+    place = group_place()
+    if place is None or place.world_size == 1:
+        return
+    if api.config.jax_cpu_collectives_implementation is None:
+        api.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        api.distributed.initialize(
+            coordinator_address=coordinator or place.coordinator,
+            num_processes=place.world_size,
+            process_id=place.rank,
+            local_device_ids=[place.local_rank] if place.has_neighbours else None,
+            cluster_detection_method="deactivate",
+            initialization_timeout=WAIT_S_MAX,
+        )
+    except RuntimeError as error:
+        if "before any JAX" in str(error):
+            raise OrderError(
+                f"twinstep.adapters.jax.initialize() came too late: {error}. Call it "
+                "before anything else of JAX"
+            ) from error
+        raise
+    atexit.register(_leave_at_once_after_an_error)
+
+
+def keep_compiled() -> None:
+    """Programs that XLA compiles from now on are kept for the ranks of later rounds,
+    unless the user has a cache already, or no agent started this rank."""
+    folder = compiled_folder()
+    if folder is None or api.config.jax_compilation_cache_dir:
+        return
+    from jax.experimental.compilation_cache import compilation_cache
+
+    api.config.update("jax_compilation_cache_dir", str(folder))
+    if api.config.jax_persistent_cache_min_compile_time_secs == 1.0:
+        api.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()  # what was compiled before had asked for none
+
+
+def _leave_at_once_after_an_error() -> None:
+    if not hasattr(sys, "last_value"):
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
