@@ -32,10 +32,14 @@ def examples(task: str, count: int = 24) -> Sequence[Example]:
 def _example(task: str, number: int) -> Example:
     digit = number % len(WORDS)
     match task:
-        case "image_digit" | "image_sum":
-            parts, answer, choices = ("Which digit? ", picture(digit)), WORDS[digit], ()
+        case "image_digit" | "scene":
+            parts, answer, choices = (
+                ("Which digit? ", picture(digit)),
+                WORDS[digit],
+                WORDS,
+            )
         case "spoken_digit":
-            parts, answer, choices = (sound(digit), " said?"), WORDS[digit], ()
+            parts, answer, choices = (sound(digit), " said?"), WORDS[digit], WORDS
         case "speech_image_match":
             same = number % 2 == 0
             seen = digit if same else (digit + 1) % len(WORDS)

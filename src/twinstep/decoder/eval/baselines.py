@@ -33,8 +33,8 @@ from twinstep.decoder.model.audio import log_mel
 TRAIN_MAX = 3000
 """Training examples that a baseline sees."""
 FREEDOM = {"image_digit": 0.2, "spoken_digit": 0.02}
-"""Of the logistic regressions (scikit-learn's C): of 0.02, 0.2, 2 and 20 the best on the
-items asked, which flatters the baseline and not the model."""
+"""Of the logistic regressions (scikit-learn's C): of 0.02, 0.2, 2 and 20 the best on
+the items asked, which flatters the baseline and not the model."""
 SLICES = 16
 """A sound's features are averaged in this many equal parts, whatever its length."""
 

@@ -9,6 +9,7 @@ place of the media stay: only what is in them goes.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -42,7 +43,8 @@ def shuffled(part: Part) -> Part:
     if not isinstance(part, Clip):
         return part
     frames = len(part.pixels)
-    order = np.random.default_rng(int(part.pixels.sum())).permutation(frames)
+    seed = zlib.crc32(np.ascontiguousarray(part.pixels))
+    order = np.random.default_rng(seed).permutation(frames)
     if frames > 1 and (order == np.arange(frames)).all():
         order = np.roll(order, 1)
     return Clip(part.pixels[order], part.seconds_per_frame)

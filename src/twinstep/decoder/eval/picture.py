@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ WIDTH_IN, ROW_IN, HEAD_IN = 14.0, 1.32, 0.95
 DOTS_PER_INCH = 110
 STRIP = 6
 """Frames of a clip that are drawn, from the first to the last."""
-LINES = {"va": "top", "linespacing": 1.25}
+LINES: dict[str, Any] = {"va": "top", "linespacing": 1.25}
 LABEL = 0.175
 """Share of the width that the tasks' names take."""
 
@@ -51,8 +52,8 @@ def draw(report: Report, items: Mapping[str, Sequence[Shown]], path: Path) -> No
 
 
 def _heading(figure: Figure, report: Report, height: float) -> None:
-    def say(x: float, down_in: float, text: str, **style: object) -> None:
-        figure.text(x, 1 - down_in / height, text, va="center", **style)  # pyright: ignore[reportArgumentType]
+    def say(x: float, down_in: float, text: str, **style: Any) -> None:
+        figure.text(x, 1 - down_in / height, text, va="center", **style)
 
     say(0.015, 0.34, report.name, size=17, weight="bold", color=INK)
     note = "what it answers to what it has not seen: the first three, and the first "
@@ -79,8 +80,8 @@ def _label(figure: Figure, row: Row, top: float, height: float) -> None:
         ),
         (0.54, family, {"size": 7.5, "color": PALE, "va": "top"}),
     ):
-        style = {"va": "center", **style}
-        figure.text(0.015, top - down * height, text, **style)  # pyright: ignore[reportArgumentType]
+        style: dict[str, Any] = {"va": "center", **style}
+        figure.text(0.015, top - down * height, text, **style)
 
 
 def _cell(
@@ -97,7 +98,7 @@ def _cell(
         asked, down = textwrap.shorten(words, 46, placeholder=" ..."), 0.66
     else:
         asked, down = _wrapped(words, 42, 5), 0.10
-    figure.text(left, top - down * height, asked, size=8, color=PALE, **LINES)  # pyright: ignore[reportArgumentType]
+    figure.text(left, top - down * height, asked, size=8, color=PALE, **LINES)
     down += 0.115 * (asked.count("\n") + 1) + 0.01
     answer = _plain(
         textwrap.shorten(item.answer or "(nothing)", 34, placeholder=" ...")
@@ -108,12 +109,11 @@ def _cell(
     )
     if not item.right:
         truth = _plain(textwrap.shorten(item.truth, 34, placeholder=" ..."))
-        place_of = {"va": "top", "ha": "right"}
         if len(answer) + len(truth) > 30:
             down += 0.13
         figure.text(
             left + 0.94 * width, top - down * height, truth, size=8.5, color=INK,
-            **place_of,
+            va="top", ha="right",
         )  # fmt: skip
 
 
@@ -121,11 +121,16 @@ def _document(
     figure: Figure, item: Shown, place: tuple[float, float, float, float]
 ) -> None:
     left, top, _, height = place
-    style = {"size": 7, "va": "top", "family": "monospace", "linespacing": 1.2}
+    style: dict[str, Any] = {
+        "size": 7,
+        "va": "top",
+        "family": "monospace",
+        "linespacing": 1.2,
+    }
     given = _wrapped(words_of(item.parts), 46, 4)
-    figure.text(left, top - 0.08 * height, given, color=PALE, **style)  # pyright: ignore[reportArgumentType]
+    figure.text(left, top - 0.08 * height, given, color=PALE, **style)
     written = _wrapped(item.answer or "(nothing)", 46, 4)
-    figure.text(left, top - 0.52 * height, written, color=INK, **style)  # pyright: ignore[reportArgumentType]
+    figure.text(left, top - 0.52 * height, written, color=INK, **style)
 
 
 def _media(
