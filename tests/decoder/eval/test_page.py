@@ -16,6 +16,7 @@ from tests.decoder.eval import oracle
 from tests.decoder.eval.test_baselines import Shelf
 from twinstep.decoder.config import TINY
 from twinstep.decoder.eval import report
+from twinstep.decoder.eval.chosen import shown
 from twinstep.decoder.eval.run import Judged, Subject, judge
 from twinstep.errors import UsageError
 
@@ -83,7 +84,10 @@ def test_the_page_is_whole_in_itself(judged: Judged, folder: Path) -> None:
     assert "&lt;double&gt;" in page
     for row in judged.report.rows:
         assert f'id="{row.task}"' in page
-    assert page.count('class="wrong"><div') == 4, "the first slip of each task"
+    items = shown(judged.outcomes, judged.continuations)
+    wrong = [item for some in items.values() for item in some if item.right is False]
+    assert len(wrong) >= 3, "one slip in five, in each of four tasks"
+    assert page.count('class="wrong"><div') == len(wrong)
 
 
 def test_media_on_the_page_are_what_was_asked(folder: Path) -> None:

@@ -43,7 +43,7 @@ def shuffled(part: Part) -> Part:
     if not isinstance(part, Clip):
         return part
     frames = len(part.pixels)
-    seed = zlib.crc32(np.ascontiguousarray(part.pixels))
+    seed = zlib.crc32(part.pixels.tobytes())
     order = np.random.default_rng(seed).permutation(frames)
     if frames > 1 and (order == np.arange(frames)).all():
         order = np.roll(order, 1)
