@@ -23,13 +23,16 @@ Left out: pipelines, experts, and dimensions that a device has an uneven part of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from twinstep.decoder.model.attention import BACKENDS
+from twinstep.decoder.model.ring import ring
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.spec import Param, is_param, names, walk
 from twinstep.errors import UsageError
@@ -45,9 +48,15 @@ RULES: Rules = {
     "head": None,
     "mlp": "model",
     "layers": None,
+    "tower": None,
+    "tower_heads": "model",
+    "tower_mlp": "model",
 }
 """Give `{**RULES, "embed": None}` to change some."""
 
+BACKENDS["ring"] = ring
+
+VECTOR = "a vector: gathering it costs more than its bytes"
 OF_POSITIONS = ("token", "segment", "block", "position", "slot", "weight")
 """What of a batch has a position dimension, which is split over `context`."""
 
@@ -88,6 +97,18 @@ def abstract_mesh(
     return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+@contextmanager
+def on(mesh: Mesh | AbstractMesh) -> Iterator[None]:
+    """Within this, functions are traced for `mesh`: attention backend "ring" needs to
+    know it."""
+    with jax.sharding.use_abstract_mesh(_abstract(mesh)):
+        yield
+
+
+def _abstract(mesh: Mesh | AbstractMesh) -> AbstractMesh:
+    return mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The mesh axis of each dimension, and why those stay whole that a rule would
@@ -106,10 +127,12 @@ def layout(
 ) -> Layout:
     """Returns how the parameter is split over the mesh. A dimension whose size the
     axis does not divide stays whole: with multi-query attention there is one head of
-    keys for all of `model`.
+    keys for all of `model`. Scales of norms stay whole.
 
     Raises: UsageError for a logical name without a rule, a rule for `pod` or for no
         axis of the mesh, and two dimensions on one axis."""
+    if sum(logical != "layers" for logical in param.axes) < 2:
+        return Layout((None,) * len(param.axes), (VECTOR,))
     axes: list[str | None] = []
     whole: list[str] = []
     for logical, size in zip(param.axes, param.shape, strict=True):

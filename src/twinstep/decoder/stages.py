@@ -129,7 +129,7 @@ def train(run: Run, recipe: Recipe, tell: Tell, *, anew: bool = True) -> None:
     arguments = [str(run.folder.absolute()), "--began", repr(began_s)]
     status = launcher.run(job_of(recipe), RANK, arguments)
     if status:
-        raise TwinstepError(f"training ended with status {status}; see its output above")
+        raise TwinstepError(f"training ended with status {status}; see above why")
 
 
 def job_of(recipe: Recipe) -> job_config.Job:

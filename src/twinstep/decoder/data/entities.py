@@ -19,7 +19,7 @@ HELD_OUT_PERCENT = {
     "name": 15,  # of a territory or a language
     "word": 25,  # that is drawn
     "scene": 10,  # what is where in a drawing
-    "module": 10,  # a module of the standard library
+    "module": 20,  # a module of the standard library
     "package": 10,  # a module of an installed package
 }
 """Kinds and the share that is held out. Larger where entities are few, so that a

@@ -148,7 +148,11 @@ class Store:
                 absent[task.name] = reason
             else:
                 entry = _kept(folder, before.get(task.name), task, pools)
-                kept[task.name] = entry or _made(folder, task, pools, progress)
+                entry = entry or _made(folder, task, pools, progress)
+                if entry.train.examples and entry.held_out.examples:
+                    kept[task.name] = entry
+                else:
+                    absent[task.name] = "what it is made from has too little here"
             manifest = Manifest(seed=seed, amount=amount, tasks=kept, absent=absent)
             manifests.write(folder, manifest)
         return cls(folder, manifest)

@@ -20,15 +20,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from twinstep.decoder.model.structure import Structure, allowed
+from twinstep.decoder.model.blockwise import blockwise, by_key_head, by_position
+from twinstep.decoder.model.structure import HIDDEN, Structure, allowed
 from twinstep.errors import UsageError
 
 Backend = Callable[
     [jax.Array, jax.Array, jax.Array, Structure, Structure, int | None], jax.Array
 ]
 
-HIDDEN = -1e30
-"""Score of a pair that is not allowed. Not infinity: padding has only these."""
+DENSE_MAX = 1024
+"""Positions up to which dense attention is the choice on a CPU."""
 
 
 def attend(
@@ -61,7 +62,9 @@ def attend(
 
 def choose(q: jax.Array, k: jax.Array) -> str:
     """Returns the backend for these shapes where the caller has no wish."""
-    return "reference"
+    if max(q.shape[1], k.shape[1]) <= DENSE_MAX:
+        return "reference"
+    return "blockwise"
 
 
 def reference(
@@ -92,18 +95,4 @@ def reference(
     return jnp.where(valid, mixed, 0.0).astype(v.dtype)
 
 
-def by_key_head(x: jax.Array, kv_heads: int) -> jax.Array:
-    """[B, T, H, d] -> [B * K, T * H/K, d]; moves nothing for one key head."""
-    rows, length, heads, size = x.shape
-    x = x.reshape(rows, length, kv_heads, heads // kv_heads, size)
-    return x.swapaxes(1, 2).reshape(rows * kv_heads, -1, size)
-
-
-def by_position(x: jax.Array, rows: int, kv_heads: int, length: int) -> jax.Array:
-    """[B * K, T * H/K, d] -> [B, T, H, d]: by_key_head's inverse."""
-    size = x.shape[-1]
-    x = x.reshape(rows, kv_heads, length, -1, size)
-    return x.swapaxes(1, 2).reshape(rows, length, -1, size)
-
-
-BACKENDS: dict[str, Backend] = {"reference": reference}
+BACKENDS: dict[str, Backend] = {"blockwise": blockwise, "reference": reference}

@@ -20,16 +20,20 @@ import jax.numpy as jnp
 ONE_HOT_ROWS_MAX = 4096
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def lookup(table: jax.Array, index: jax.Array, dtype: str = "float32") -> jax.Array:
     """Returns table[index] as `dtype`, [..., D] of table [V, D]. Every index must be in
     0 .. V - 1."""
+    return jnp.asarray(_rows(table, index, dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rows(table: jax.Array, index: jax.Array, dtype: str) -> jax.Array:
     return table[index].astype(dtype)
 
 
 def _forward(table: jax.Array, index: jax.Array, dtype: str):
     # An empty array carries the table's shape and type without its bytes.
-    return lookup(table, index, dtype), (index, table[:, :0])
+    return table[index].astype(dtype), (index, table[:, :0])
 
 
 def _backward(dtype: str, kept: tuple[jax.Array, jax.Array], gradient: jax.Array):
@@ -46,7 +50,7 @@ def _backward(dtype: str, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
     return total.astype(empty.dtype), None
 
 
-lookup.defvjp(_forward, _backward)
+_rows.defvjp(_forward, _backward)
 
 
 def by_scatter(index: jax.Array, gradient: jax.Array, rows: int) -> jax.Array:
@@ -77,16 +81,24 @@ def by_sorting(index: jax.Array, gradient: jax.Array, rows: int) -> jax.Array:
     return empty.at[target].set(sums, mode="drop", unique_indices=True)
 
 
-@jax.custom_vjp
 def place(pool: jax.Array, slot: jax.Array) -> jax.Array:
     """Returns [B, T, D]: pool[b, slot[b, t]] of pool [B, S, D], and 0 where slot is -1.
     No slot may occur twice in its row: then the gradient is a gather too."""
+    return jnp.asarray(_placed(pool, slot))
+
+
+def _taken(pool: jax.Array, slot: jax.Array) -> jax.Array:
     taken = jnp.take_along_axis(pool, jnp.maximum(slot, 0)[..., None], axis=1)
     return jnp.where((slot >= 0)[..., None], taken, 0)
 
 
+@jax.custom_vjp
+def _placed(pool: jax.Array, slot: jax.Array) -> jax.Array:
+    return _taken(pool, slot)
+
+
 def _place_forward(pool: jax.Array, slot: jax.Array):
-    return place(pool, slot), (slot, pool[:, :, :0])
+    return _taken(pool, slot), (slot, pool[:, :, :0])
 
 
 def _place_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array):
@@ -99,7 +111,7 @@ def _place_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array):
             jnp.arange(length, dtype=jnp.int32), mode="drop", unique_indices=True
         )
     )(position, target)
-    return place(gradient, position).astype(empty.dtype), None
+    return _taken(gradient, position).astype(empty.dtype), None
 
 
-place.defvjp(_place_forward, _place_backward)
+_placed.defvjp(_place_forward, _place_backward)

@@ -23,6 +23,9 @@ import jax.numpy as jnp
 
 from twinstep.decoder.model.segments import Packed
 
+HIDDEN = -1e30
+"""Score of a pair that is not allowed. Not infinity: padding has only these."""
+
 
 class Structure(NamedTuple):
     """int32[B, T] each; see model/segments.py."""

@@ -20,7 +20,7 @@ LOOK_S = 0.1
 class Source(Protocol):
     """Where batches come from: number k, whoever asks, and whenever."""
 
-    def __getitem__(self, k: int) -> Any: ...
+    def __getitem__(self, k: int, /) -> Any: ...
 
 
 class Feed:

@@ -16,7 +16,7 @@ from twinstep.decoder.train.ledger import Ledger
 from twinstep.environment import rank_place
 
 AHEAD_STEPS = 10
-"""A run that ends early does so this many steps ahead: ranks are never further apart."""
+"""A run that ends early does so this many steps ahead: ranks are not so far apart."""
 
 
 def train_rank(folder: Path, *, began_wall_s: float | None = None) -> None:
@@ -53,7 +53,7 @@ def _train(folder: Path, ledger: Ledger, *, alone: bool, number: int) -> None:
         if not alone:
             ranks.keep_to_processors(job.threads, number=number)
         ranks.keep_compiled(run.cache)
-        us = ranks.join(1 if alone else job.machines * job.ranks_per_machine)
+        us = ranks.join()
         source = open_batches_of(run, recipe, rows=us.rows(train.shape))
         spec = decoder_spec(recipe.model)
         shapes = _shapes(lambda: initial_state(recipe.model, train))

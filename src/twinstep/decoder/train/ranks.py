@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from twinstep.adapters.jax import initialize
 from twinstep.decoder.config import ModelConfig
 from twinstep.decoder.model.segments import BatchShape, Packed
 from twinstep.decoder.shard import (
@@ -27,6 +28,7 @@ from twinstep.decoder.shard import (
 )
 from twinstep.decoder.train.settings import TrainConfig
 from twinstep.decoder.train.step import Shardings, State, initial_state
+from twinstep.environment import group_place
 from twinstep.errors import UsageError
 
 
@@ -44,8 +46,8 @@ class Ranks:
         Raises: UsageError when the ranks cannot share them evenly."""
         if shape.rows % self.ranks:
             raise UsageError(
-                f"a batch of {shape.rows} rows for {self.ranks} ranks; train.shape.rows "
-                "must be a multiple"
+                f"a batch of {shape.rows} rows for {self.ranks} ranks; make "
+                "train.shape.rows a multiple"
             )
         each = shape.rows // self.ranks
         return slice(self.rank * each, (self.rank + 1) * each)
@@ -69,17 +71,12 @@ def keep_to_processors(threads: int, *, number: int) -> None:
     os.sched_setaffinity(0, chosen)
 
 
-def join(ranks: int) -> Ranks:
-    """Returns the mesh of so many processes, of which this is one."""
-    if ranks > 1:
-        from twinstep.adapters.jax_processes import initialize
-
+def join() -> Ranks:
+    """Returns the mesh of all processes that a launcher has started with this one."""
+    place = group_place()
+    if place is not None:
         initialize()
-    if jax.process_count() != ranks:
-        raise UsageError(
-            f"{jax.process_count()} processes for {ranks} ranks; start them with "
-            "`twinstep decoder train`"
-        )
+    ranks = jax.process_count()
     return Ranks(rank=jax.process_index(), ranks=ranks, mesh=make_mesh(pod=ranks))
 
 

@@ -9,8 +9,8 @@ The state is plain nested dicts and tuples of arrays, and all that training depe
 follows from it. A step whose loss or gradients are not finite changes nothing but
 `step`, and says so in its metrics.
 
-AdamW is Optax's; what of it is our own choice is said in settings.py. Norms and whatever
-else starts at ones or zeros is not decayed.
+AdamW is Optax's; what of it is our own choice is said in settings.py. Norms, and what
+else starts at ones or zeros, are not decayed.
 """
 
 from __future__ import annotations

@@ -6,11 +6,32 @@ TASKS lists them by name.
 
 from __future__ import annotations
 
-from twinstep.decoder.data.tasks import handwriting, spoken, video
+from twinstep.decoder.data.tasks import (
+    arithmetic,
+    documents,
+    handwriting,
+    retrieval,
+    scene,
+    spoken,
+    translation,
+    video,
+    words,
+)
 from twinstep.decoder.data.tasks.task import Task
 
+FAMILIES = (
+    handwriting,
+    spoken,
+    video,
+    translation,
+    arithmetic,
+    retrieval,
+    words,
+    scene,
+    documents,
+)
 TASKS: dict[str, Task] = {
-    task.name: task for family in (handwriting, spoken, video) for task in family.TASKS
+    task.name: task for family in FAMILIES for task in family.TASKS
 }
 DEFAULT = tuple(name for name, task in TASKS.items() if task.default)
 """Those that are made unless others are asked for."""

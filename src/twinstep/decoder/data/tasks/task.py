@@ -22,7 +22,7 @@ def always(pools: Pools) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`chance` is what the best answer scores that looks at nothing but the question.
+    """`chance` is what guessing scores: the best fixed answer, or any of the choices.
     `train` and `held_out` are full counts of examples; `version` is raised when the
     same seed would give other examples. `absent` says why it cannot be made here."""
 

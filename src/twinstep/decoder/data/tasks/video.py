@@ -14,7 +14,7 @@ from twinstep.decoder.data.tasks.task import Task
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 CANVAS = 16
 FRAMES = 8
-SECONDS_PER_FRAME = 0.25
+SECONDS_PER_FRAME = 1.0
 TRAVEL = (3, 8)
 """Pixels from the first to the last frame, the second not included. Less than the
 room there is (8), so that the first frame does not tell where it will go."""
