@@ -49,7 +49,11 @@ def _example(task: str, number: int) -> Example:
             side = number % len(SIDES)
             parts, answer, choices = ("Where to? ", clip(side)), SIDES[side], SIDES
         case "addition":
-            parts, answer, choices = (f"{number} + 1 = ",), str(number + 1), ()
+            parts, answer, choices = (
+                (f"{number:03}+001=",),
+                f"{number + 1:04}"[::-1],
+                (),
+            )
         case "translation_text":
             parts, answer, choices = (f"de {WORDS[digit]} : ",), WORDS[digit], ()
         case _:
@@ -122,7 +126,7 @@ class Oracle:
         if images or sounds:
             return (seen + heard)[0]
         if "+" in text:
-            return str(int(text.split("+")[0]) + 1)
+            return f"{int(text.split('+')[0]) + 1:04}"[::-1]
         return text.split()[1] if text.startswith("de ") else ""
 
 

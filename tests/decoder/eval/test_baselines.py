@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.decoder.eval import oracle
 from twinstep.decoder.data.example import Example, Split
-from twinstep.decoder.eval.baselines import Baselines, commonest
+from twinstep.decoder.eval.baselines import Baselines, commonest, without_carry
 from twinstep.decoder.eval.items import BY_NAME
 
 WORDS = oracle.WORDS
@@ -36,13 +37,11 @@ def baselines() -> Baselines:
         "spoken_digit",
         "speech_image_match",
         "video_direction",
-        "addition",
     ],
 )
 def test_simple_questions_are_answered(baselines: Baselines, task: str) -> None:
     items = oracle.examples(task, 24)
     found = baselines.answer(BY_NAME[task], items)
-    assert found is not None
     assert found.right(items) == 24
     wrong = oracle.examples(task, 25)[1:]
     assert found.right(wrong) < 24, "answers go with their items"
@@ -51,8 +50,16 @@ def test_simple_questions_are_answered(baselines: Baselines, task: str) -> None:
 def test_the_most_similar_picture_has_the_same_question(baselines: Baselines) -> None:
     items = oracle.examples("scene", 12)
     found = baselines.answer(BY_NAME["scene"], items)
-    assert found is not None
     assert found.right(items) == 12
+
+
+def test_rules_for_sums_and_lists(baselines: Baselines) -> None:
+    # 0 to 23, and one: nothing is carried but at 9 and 19.
+    found = baselines.answer(BY_NAME["addition"], oracle.examples("addition", 24))
+    assert found.right(oracle.examples("addition", 24)) == 22
+    assert without_carry("359+594=") == "3480"
+    asked = replace(oracle.examples("addition", 1)[0], prompt=("k7a3?", "a"))
+    assert baselines.answer(BY_NAME["retrieval"], [asked]).answers == ("7",)
 
 
 def test_what_is_to_be_had_without_looking(baselines: Baselines) -> None:

@@ -7,7 +7,9 @@ be said beside the decoder's number. None of these takes more than a few seconds
     image_sum, speech_image_match   the same two, joined by a rule written by hand
     video_direction             where the brightness went, from first to last frame
     ocr_word, scene             the answer of the most similar training picture
-    other text                  the answer of the most similar training prompt
+    addition                    digit by digit, nothing carried
+    retrieval                   the first value of the list
+    translation                 the answer of the most similar training prompt
     documents                   an n-gram model of bytes (ngram.py)
 
 And without looking at all: `commonest` is the share of the commonest answer, `guess`
@@ -59,8 +61,8 @@ class Baselines:
         self._store = store
         self._trained: dict[str, tuple[object, tuple[str, ...]]] = {}
 
-    def answer(self, task: Task, items: Sequence[Example]) -> Baseline | None:
-        """Returns the task's baseline, or None where it has none of this kind."""
+    def answer(self, task: Task, items: Sequence[Example]) -> Baseline:
+        """Returns the baseline's answers to items of a task with answers."""
         match task.name:
             case "image_digit" | "spoken_digit":
                 numbers = self._read(task.name, [_medium(item) for item in items])
@@ -85,8 +87,12 @@ class Baselines:
             case "ocr_word" | "scene":
                 name = "most similar picture"
                 answers = by_picture(self._train(task.name), items)
-            case "docstring" | "code":
-                return None
+            case "addition":
+                name = "digits added, nothing carried"
+                answers = [without_carry(prompt_text(item)) for item in items]
+            case "retrieval":
+                name = "the first value"
+                answers = [_first_value(prompt_text(item)) for item in items]
             case _:
                 name = "most similar prompt"
                 answers = by_text(self._train(task.name), items)
@@ -180,6 +186,21 @@ def direction(clip: Clip) -> str:
     if abs(right) > abs(down):
         return "right" if right > 0 else "left"
     return "down" if down > 0 else "up"
+
+
+def without_carry(asked: str) -> str:
+    """Returns the sum of 042+389= digit by digit, the ones first and nothing carried:
+    right for one sum in six."""
+    one, other = asked.rstrip("=").split("+")
+    digits = [
+        str((int(a) + int(b)) % 10)
+        for a, b in zip(reversed(one), reversed(other), strict=True)
+    ]
+    return "".join(digits) + "0"
+
+
+def _first_value(asked: str) -> str:
+    return next((letter for letter in asked if letter.isdigit()), "")
 
 
 def _middle(frame: np.ndarray) -> np.ndarray:

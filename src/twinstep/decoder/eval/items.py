@@ -82,6 +82,11 @@ TASKS = (
     Task(name="addition", family="Mathematics (Table 2)"),
     Task(name="retrieval", family="Long context (5.1.5)"),
     Task(name="docstring", family="Text generation", metric="bits_per_byte"),
+    Task(
+        name="docstring_science",
+        family="Text generation, of a domain",
+        metric="bits_per_byte",
+    ),
     Task(name="code", family="Code generation (Table 2)", metric="bits_per_byte"),
 )
 BY_NAME = {task.name: task for task in TASKS}

@@ -16,6 +16,7 @@ from twinstep.decoder import weights
 from twinstep.decoder.config import ModelConfig
 from twinstep.decoder.data.example import Example
 from twinstep.decoder.data.store import Store
+from twinstep.decoder.data.tasks import TASKS as MADE
 from twinstep.decoder.data.tokenizer import Tokenizer
 from twinstep.decoder.eval import page, picture, report
 from twinstep.decoder.eval.baselines import Baselines, commonest
@@ -169,11 +170,12 @@ def _beside(
     if task.metric == "bits_per_byte":
         return 8.0, "n-grams of bytes", baselines.bits_per_byte(task, items)
     found = baselines.answer(task, items)
-    assert found is not None, task
     if task.metric == "chrf":
         answers, truths = list(found.answers), [item.answer for item in items]
         return 0.0, found.name, chrf(answers, truths).value
-    return commonest(items), found.name, found.right(items) / len(items)
+    made = MADE.get(task.name)
+    chance = max(commonest(items), made.chance if made else 0.0)
+    return chance, found.name, found.right(items) / len(items)
 
 
 def evaluate(
