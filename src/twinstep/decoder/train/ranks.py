@@ -17,7 +17,6 @@ from typing import Any
 import jax
 
 from twinstep.adapters.jax import initialize
-from twinstep.decoder.config import ModelConfig
 from twinstep.decoder.model.segments import BatchShape, Packed
 from twinstep.decoder.shard import (
     batch_shardings,
@@ -26,8 +25,7 @@ from twinstep.decoder.shard import (
     state_shardings,
     whole,
 )
-from twinstep.decoder.train.settings import TrainConfig
-from twinstep.decoder.train.step import Shardings, State, initial_state
+from twinstep.decoder.train.step import Shardings
 from twinstep.environment import group_place
 from twinstep.errors import UsageError
 
@@ -85,11 +83,6 @@ def keep_compiled(folder: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def first_state(config: ModelConfig, train: TrainConfig, where: Any) -> State:
-    """Returns the initial state, made where it lies."""
-    return jax.jit(lambda: initial_state(config, train), out_shardings=where)()
 
 
 def placing(where: Packed) -> Callable[[Packed], Packed]:
