@@ -8,9 +8,10 @@ collectives go through gloo. A rank that ends with an error ends at once: JAX wo
 it wait for the others, which wait for it in a collective.
 
 XLA's compiled programs are kept in the job's folder on this machine, and a restarted
-rank reads them: process 0 writes them (JAX lets no other), the ranks that share its
-folder read. Whoever sets jax_compilation_cache_dir, or JAX_COMPILATION_CACHE_DIR, keeps
-their own, which on several machines is best a folder that all of them see.
+rank reads them. JAX lets process 0 alone write, and each process needs its own: a rank
+that finds its program would wait for others that compile theirs, and gloo gives up
+after 30 s. So here every process writes, to a folder that no other job shares. Whoever
+sets jax_compilation_cache_dir, or JAX_COMPILATION_CACHE_DIR, has JAX's own ways.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import atexit
 import logging
 import os
 import sys
+import time
+from typing import Any
 
 from twinstep.adapters.jax_leaves import api
 from twinstep.environment import compiled_folder, group_place
@@ -26,6 +29,10 @@ from twinstep.errors import OrderError
 
 WAIT_S_MAX = 300
 """All ranks have come to rank 0 within this time, or each says who is missing."""
+OTHERS_FIRST_S = 2.0
+"""An error of XLA's may come from another rank's death: that one shall be seen to end
+first, and the agent then ends this one."""
+WRITES, PUTS = "_cache_write", "put_executable_and_time"
 _joined: list[bool] = []
 
 
@@ -68,6 +75,8 @@ def initialize(*, coordinator: str = "") -> None:
             ) from error
         raise
     atexit.register(_leave_at_once_after_an_error)
+    if api.default_backend() == "cpu":
+        _connect()
 
 
 def keep_compiled() -> None:
@@ -82,11 +91,48 @@ def keep_compiled() -> None:
     if api.config.jax_persistent_cache_min_compile_time_secs == 1.0:
         api.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compilation_cache.reset_cache()  # what was compiled before had asked for none
+    _every_process_writes()
+
+
+def _every_process_writes() -> None:
+    """Process 0 is not the only one to write what it compiles. JAX has no setting for
+    it; a version without the function that is replaced here compiles more often."""
+    from jax._src import (  # pyright: ignore[reportPrivateUsage]
+        compilation_cache,
+        compiler,
+    )
+
+    inside = vars(compiler)
+    if WRITES not in inside or not hasattr(compilation_cache, PUTS):
+        return
+    put: Any = getattr(compilation_cache, PUTS)
+
+    def write(
+        key: str, seconds: float, name: str, backend: Any, made: Any, callbacks: Any
+    ) -> None:
+        if not callbacks:
+            try:
+                put(key, name, made, backend, int(seconds))
+            except Exception as error:  # a full disk must not end training
+                logging.getLogger(__name__).warning("%s is not kept: %s", name, error)
+
+    setattr(compiler, WRITES, write)
+
+
+def _connect() -> None:
+    """All processes are connected by gloo, which waits for late ones for 30 s only:
+    here they have all just come."""
+    from jax.experimental import multihost_utils
+
+    wait: Any = multihost_utils.sync_global_devices
+    wait("twinstep")
 
 
 def _leave_at_once_after_an_error() -> None:
     if not hasattr(sys, "last_value"):
         return
+    if isinstance(sys.last_value, api.errors.JaxRuntimeError):
+        time.sleep(OTHERS_FIRST_S)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
