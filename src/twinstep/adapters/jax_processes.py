@@ -21,6 +21,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from twinstep.adapters.jax_leaves import api
@@ -36,7 +37,7 @@ WRITES, PUTS = "_cache_write", "put_executable_and_time"
 _joined: list[bool] = []
 
 
-def initialize(*, coordinator: str = "") -> None:
+def initialize(*, coordinator: str = "", compiled: Path | None = None) -> None:
     """This rank is a process of one JAX of all ranks afterwards, if there are several.
 
     Call it before anything of JAX that needs devices. A script that was started by
@@ -46,13 +47,15 @@ def initialize(*, coordinator: str = "") -> None:
       coordinator: HOST:PORT at which rank 0 shall listen; left out, it is MASTER_ADDR
         and MASTER_PORT of the environment, as `twinstep run` sets them. Under torchrun
         that port is torchrun's own: name another.
+      compiled: the folder of compiled programs, where it shall outlive the job; it may
+        be there already. Left out, it is in the job's folder, and goes with it.
 
     Raises: OrderError when it comes too late; RuntimeError of JAX's when not all ranks
         have come in time."""
     if _joined:
         raise OrderError("initialize() was called already; call it once, at the start")
     _joined.append(True)
-    keep_compiled()
+    keep_compiled(compiled)
     place = group_place()
     if place is None or place.world_size == 1:
         return
@@ -79,10 +82,11 @@ def initialize(*, coordinator: str = "") -> None:
         _connect()
 
 
-def keep_compiled() -> None:
+def keep_compiled(folder: Path | None = None) -> None:
     """Programs that XLA compiles from now on are kept for the ranks of later rounds,
-    unless the user has a cache already, or no agent started this rank."""
-    folder = compiled_folder()
+    unless the user has a cache already, or no agent started this rank and no `folder`
+    is named."""
+    folder = folder or compiled_folder()
     if folder is None or api.config.jax_compilation_cache_dir:
         return
     from jax.experimental.compilation_cache import compilation_cache

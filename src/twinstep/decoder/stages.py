@@ -25,7 +25,15 @@ from twinstep.decoder.train.ledger import Bar, summarise
 from twinstep.errors import TwinstepError, UsageError
 
 RANK = Path(__file__).parent / "train" / "rank.py"
-PRELOAD = ("jax", "optax", "grain", "twinstep.adapters.jax")
+PRELOAD = (
+    "jax",
+    "jax.experimental.compilation_cache.compilation_cache",
+    "jax.experimental.multihost_utils",
+    "optax",
+    "grain",
+    "twinstep.adapters.jax",
+    "twinstep.session",
+)
 """What a rank imports, in the process it is forked from: those that start no thread."""
 
 
