@@ -6,29 +6,27 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
-from tests.trial import WORKLOADS, Trial, trial, undisturbed
+from tests.trial import WORKLOADS, Trial, takes_long, trial, undisturbed
 from twinstep import inject
 
 __all__ = ["trial"]
 
 SCRIPT = "jax_tiny.py"
 CONFIG = 'preload = ["jax", "twinstep.adapters.jax"]\n'
-STEPS = 60
+STEPS = "--steps=60"
 
 
-@pytest.mark.parametrize("options", [("--style=dp", "--donate"), ("--style=fsdp",)])
-def test_a_killed_rank_comes_back_with_the_same_bits(
-    trial: Trial, options: tuple[str, ...]
-) -> None:
-    arguments = (f"--steps={STEPS}", *options)
+def start(trial: Trial, *options: str, machines: int = 2, config: str = CONFIG) -> None:
     trial.start(
-        "--machines=2",
+        f"--machines={machines}",
         script=WORKLOADS / SCRIPT,
-        arguments=(*arguments, "--pause-s=0.05"),
-        config=CONFIG,
+        arguments=(STEPS, "--pause-s=0.05", *options),
+        config=config,
     )
+
+
+def survives(trial: Trial, *options: str) -> None:
+    """Rank 1 is killed, comes back, and the job ends with the bits of one without."""
     status = trial.status(step=8, ranks=2)
     compiled = made(trial)
     assert compiled
@@ -38,11 +36,45 @@ def test_a_killed_rank_comes_back_with_the_same_bits(
     assert recovery.step >= 8 and recovery.source == "own memory"
     assert trial.wait() == 0, str(trial)
     assert made(trial) == compiled, "a restarted rank compiled again"
+    found = re.findall(r"\[rank (\d)\] compiled (\d+) of (\d+)$", trial.out, re.M)
+    assert {rank: int(count) for rank, count, _ in found} == {"0": 0, "1": 0}
+    assert all(int(asked) for _, _, asked in found)
     assert trial.digests() == undisturbed(
-        ranks=2, arguments=(*arguments, "--pause-s=0"), script=SCRIPT, preload="jax"
+        ranks=2,
+        arguments=(STEPS, "--pause-s=0", *options),
+        script=SCRIPT,
+        preload="jax",
     )
-    assert not re.search("was left out|not captured", trial.out + trial.err)
+    assert "not captured" not in trial.err
     trial.clean()
+
+
+def test_a_killed_rank_comes_back_and_one_process_goes_on_from_storage(
+    trial: Trial,
+) -> None:
+    config = f'{CONFIG}[storage]\npath = "{trial.folder / "stored"}"\n'
+    start(trial, "--style=fsdp", "--rows", config=config)
+    survives(trial, "--style=fsdp")
+    before = rows(trial)
+    start(trial, "--style=fsdp", "--rows", machines=1, config=config)
+    assert trial.wait() == 0, str(trial)
+    after = rows(trial)
+    began = min(step for step, _ in after)
+    assert began > 0
+    for row in range(16):
+        assert after[began, row] == before[began, row], (began, row)
+
+
+@takes_long
+def test_a_replicated_state_that_is_donated_comes_back(trial: Trial) -> None:
+    start(trial, "--style=dp", "--donate")
+    survives(trial, "--style=dp", "--donate")
+
+
+def rows(trial: Trial) -> dict[tuple[int, int], str]:
+    """The rows of the weights, by step and number."""
+    found = re.findall(r"step (\d+) row (\d+) (\w+)$", trial.out, re.MULTILINE)
+    return {(int(step), int(row)): bits for step, row, bits in found}
 
 
 def made(trial: Trial) -> set[tuple[str, int]]:

@@ -20,6 +20,18 @@ import twinstep
 FEATURES, ROWS = 16, 8
 
 
+class Compiled:
+    """How many programs this process asked its cache for, and found there."""
+
+    def __init__(self) -> None:
+        self.asked = self.found = 0
+        jax.monitoring.register_event_listener(self.hear)
+
+    def hear(self, event: str, **_: object) -> None:
+        self.asked += event.endswith("/compile_requests_use_cache")
+        self.found += event.endswith("/cache_hits")
+
+
 def digest(state: Any) -> str:
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
@@ -28,14 +40,23 @@ def digest(state: Any) -> str:
     return found.hexdigest()[:16]
 
 
+def show_rows(step: int, array: jax.Array) -> None:
+    """Prints the rows of an array that this process holds, each with its number."""
+    for shard in array.addressable_shards:
+        first = shard.index[0].start or 0
+        for at, row in enumerate(numpy.asarray(shard.data), first):
+            print(f"step {step} row {at} {row.tobytes().hex()}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--style", choices=("dp", "fsdp"), default="dp")
     parser.add_argument("--donate", action="store_true")
     parser.add_argument("--pause-s", type=float, default=0.02)
-    parser.add_argument("--fail-at", type=int, default=-1)
+    parser.add_argument("--rows", action="store_true", help="Shows weights by step.")
     options = parser.parse_args()
+    compiled = Compiled()
     twinstep.adapters.jax.initialize()
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     spread = NamedSharding(mesh, PartitionSpec("data"))
@@ -62,15 +83,18 @@ def main() -> None:
     with twinstep.Session() as session:
         state, start = session.restore(like=state)
         print(f"starts from {start}")
+        if options.rows:
+            show_rows(start, state["weights"])
         for step in range(start, options.steps):
-            if step == options.fail_at:
-                raise ValueError("as was asked for")
             drawn = numpy.random.default_rng((step, jax.process_index()))
             rows = drawn.standard_normal((ROWS, FEATURES), numpy.float32)
             batch = jax.make_array_from_process_local_data(spread, rows)
             state = train(state, batch)
             session.after_step(step + 1, state)
+            if options.rows:
+                show_rows(step + 1, state["weights"])
             time.sleep(options.pause_s)
+        print(f"compiled {compiled.asked - compiled.found} of {compiled.asked}")
         print(f"digest {digest(state)}")
 
 

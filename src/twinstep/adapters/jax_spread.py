@@ -17,6 +17,7 @@ and nothing else, and goes to storage once (Entry.replica).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -48,9 +49,21 @@ class Spread:
 @lru_cache(maxsize=4096)
 def spread_of(sharding: Any, shape: tuple[int, ...]) -> Spread:
     """Returns what this process holds of an array of `shape`."""
-    here, processes = api.process_index(), api.process_count()
+    return spread(
+        sharding.devices_indices_map(shape),
+        shape,
+        here=api.process_index(),
+        processes=api.process_count(),
+    )
+
+
+def spread(
+    indices: Mapping[Any, Any], shape: tuple[int, ...], *, here: int, processes: int
+) -> Spread:
+    """Returns what process `here` holds. `indices` are a slice a dim for each device,
+    in an order that is the same in all processes."""
     holders: dict[Extent, list[Any]] = {}
-    for device, index in sharding.devices_indices_map(shape).items():
+    for device, index in indices.items():
         holders.setdefault(_extent(index, shape), []).append(device)
     boxes: list[Held] = []
     for extent, devices in holders.items():

@@ -52,8 +52,7 @@ def _train(folder: Path, ledger: Ledger, *, alone: bool, number: int) -> None:
         job, train = recipe.job, recipe.train
         if not alone:
             ranks.keep_to_processors(job.threads, number=number)
-        ranks.keep_compiled(run.cache)
-        us = ranks.join()
+        us = ranks.join(run.cache)
         source = open_batches_of(run, recipe, rows=us.rows(train.shape))
         spec = decoder_spec(recipe.model)
         shapes = initial.shapes(recipe.model, train, spec=spec)
