@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 import twinstep
 from twinstep.adapters.sampler import GlobalSampler
 from twinstep.demo.gpt import Size
-from twinstep.demo.text import library_text
+from twinstep.demo.library import library_text
 from twinstep.demo.train import build
 
 SAMPLES = 480

@@ -36,6 +36,9 @@ def survives(trial: Trial, *options: str) -> None:
     assert recovery.step >= 8 and recovery.source == "own memory"
     assert trial.wait() == 0, str(trial)
     assert made(trial) == compiled, "a restarted rank compiled again"
+    found = re.findall(r"\[rank (\d)\] compiled (\d+) of (\d+)$", trial.out, re.M)
+    assert {rank: int(count) for rank, count, _ in found} == {"0": 0, "1": 0}
+    assert all(int(asked) for _, _, asked in found)
     assert trial.digests() == undisturbed(
         ranks=2,
         arguments=(STEPS, "--pause-s=0", *options),

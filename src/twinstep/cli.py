@@ -26,6 +26,7 @@ from rich.live import Live
 from twinstep import __version__, clock, config, inject, joining, launcher
 from twinstep.agent.status import Status
 from twinstep.cloud.choice import OPERATORS
+from twinstep.decoder import commands as decoder
 from twinstep.demo import commands
 from twinstep.errors import TwinstepError, UsageError
 from twinstep.jobs import JobView, find_job, list_jobs
@@ -33,6 +34,7 @@ from twinstep.planning.command import plan
 from twinstep.sim.commands import try_seeds
 from twinstep.status_view import draw
 from twinstep.stepfiles import commands as stepfiles
+from twinstep.trust import commands as trust
 
 WATCH_S = 0.5  # how often `status --watch` looks; the root publishes as often
 
@@ -201,53 +203,13 @@ def keep_store(
     config_file: ConfigFile = None,
 ) -> None:
     """Keep a key-value store for one job, where there is no etcd."""
-    trust = config.load(config_file).trust
-    raise typer.Exit(joining.keep_store(trust, host=host, port=port))
+    credentials = config.load(config_file).trust
+    raise typer.Exit(joining.keep_store(credentials, host=host, port=port))
 
 
 def _view(job: Path | None, store: str | None, config_file: Path | None) -> JobView:
-    trust = config.load(config_file).trust if config_file else None
-    return JobView(store or find_job(job), trust=trust)
-
-
-@app.command()
-def certs(
-    folder: Annotated[Path, typer.Argument(help="Holds the job's authority.")],
-    machine: Annotated[str, typer.Option(help="Whose certificate to make.")],
-    host: Annotated[
-        list[str] | None,
-        typer.Option(help="An address or name others reach it at; as many as it has."),
-    ] = None,
-    days: Annotated[int, typer.Option(help="How long it is valid.")] = 365,
-) -> None:
-    """Make a certificate for a machine, and with the first one the job's authority."""
-    from twinstep.trust.certs import make
-
-    made = make(folder, machine=machine, hosts=host or [], days=days)
-    if made.ca_made:
-        print(
-            f"twinstep: a new authority in {folder}, valid until "
-            f"{made.ca_expires:%Y-%m-%d}; keep {folder}/ca.key where only you are: "
-            "whoever has it can make machines of this job"
-        )
-    print(
-        f"twinstep: {made.folder} is for {machine} ({', '.join(made.hosts)}), valid "
-        f"until {made.expires:%Y-%m-%d}; copy it there, and set trust.certs to it"
-    )
-
-
-@app.command()
-def token(
-    file: Annotated[Path, typer.Argument(help="A new file, for you alone.")],
-) -> None:
-    """Make a secret that a job's machines share, where the network is trusted."""
-    from twinstep.trust.certs import make_token
-
-    make_token(file)
-    print(
-        f"twinstep: {file} holds a new token; copy it to every machine of the job, "
-        "readable for its user only, and set trust.token_file to it"
-    )
+    proofs = config.load(config_file).trust if config_file else None
+    return JobView(store or find_job(job), trust=proofs)
 
 
 @app.command()
@@ -374,6 +336,8 @@ app.command("soak")(commands.endure)
 app.command("simulate")(try_seeds)
 app.command("plan")(plan)
 stepfiles.add_to(app)
+trust.add_to(app)
+app.add_typer(decoder.app, name="decoder")
 
 
 def main() -> None:

@@ -20,6 +20,18 @@ import twinstep
 FEATURES, ROWS = 16, 8
 
 
+class Compiled:
+    """How many programs this process asked its cache for, and found there."""
+
+    def __init__(self) -> None:
+        self.asked = self.found = 0
+        jax.monitoring.register_event_listener(self.hear)
+
+    def hear(self, event: str, **_: object) -> None:
+        self.asked += event.endswith("/compile_requests_use_cache")
+        self.found += event.endswith("/cache_hits")
+
+
 def digest(state: Any) -> str:
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
@@ -44,6 +56,7 @@ def main() -> None:
     parser.add_argument("--pause-s", type=float, default=0.02)
     parser.add_argument("--rows", action="store_true", help="Shows weights by step.")
     options = parser.parse_args()
+    compiled = Compiled()
     twinstep.adapters.jax.initialize()
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     spread = NamedSharding(mesh, PartitionSpec("data"))
@@ -81,6 +94,7 @@ def main() -> None:
             if options.rows:
                 show_rows(step + 1, state["weights"])
             time.sleep(options.pause_s)
+        print(f"compiled {compiled.asked - compiled.found} of {compiled.asked}")
         print(f"digest {digest(state)}")
 
 

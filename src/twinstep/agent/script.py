@@ -116,6 +116,7 @@ def run_script(script: str, arguments: Sequence[str]) -> NoReturn:
     except BaseException as error:
         # Without this function's own frame; a syntax error has no other.
         frames = error.__traceback__.tb_next if error.__traceback__ else None
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, frames
         sys.excepthook(type(error), error.with_traceback(frames), frames)
         interrupted = isinstance(error, KeyboardInterrupt)
         raise SystemExit(130 if interrupted else 1) from None

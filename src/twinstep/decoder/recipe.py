@@ -160,7 +160,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         inner = values
         for part in path:
             inner = inner.get(part, {}) if isinstance(inner, dict) else {}
-        if last not in inner:
+        if not isinstance(inner, dict) or last not in inner:
             raise ConfigError(f"no setting {name!r}; see the run's run.toml")
         inner[last] = value
     try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from rich.console import Console
 
 from twinstep import config as job_config, launcher
 from twinstep.clock import wall_s
@@ -15,36 +19,67 @@ from twinstep.decoder.data.pipeline import Batches, open_batches, sample_texts
 from twinstep.decoder.data.store import Store
 from twinstep.decoder.data.tokenizer import Tokenizer
 from twinstep.decoder.recipe import Recipe
-from twinstep.decoder.run import Run
+from twinstep.decoder.run import Run, replace_text
+from twinstep.decoder.train import ledger_view
+from twinstep.decoder.train.ledger import Bar, summarise
 from twinstep.errors import TwinstepError, UsageError
 
-Tell = Callable[[str], None]
-"""Is told what is done, a line at a time."""
 RANK = Path(__file__).parent / "train" / "rank.py"
-PRELOAD = ("jax", "optax", "grain", "twinstep.adapters.jax")
+PRELOAD = (
+    "jax",
+    "jax.experimental.compilation_cache.compilation_cache",
+    "jax.experimental.multihost_utils",
+    "optax",
+    "grain",
+    "twinstep.adapters.jax",
+    "twinstep.session",
+)
 """What a rank imports, in the process it is forked from: those that start no thread."""
 
 
-def make_data(run: Run, recipe: Recipe, tell: Tell) -> Store:
+class Speech:
+    """Says what is done: whole lines that stay, and one that is drawn over."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+
+    def line(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def now(self) -> Generator[Callable[[str], None]]:
+        """What the body is at, where there is a terminal to see it."""
+        if self._console is None or not self._console.is_terminal:
+            yield lambda text: None
+            return
+        with self._console.status("") as status:
+            yield status.update
+
+
+def make_data(run: Run, recipe: Recipe, speech: Speech) -> Store:
     """The run has its examples: what was there already stays.
 
     Raises: UsageError for a task that there is not."""
     began_s = time.monotonic()
-
-    def progress(task: str, split: str, made: int) -> None:
-        tell(f"{task}: {made} examples ({split})")
-
     settings = recipe.data
-    store = Store.make(
-        run.data,
-        settings.tasks or None,
-        settings.seed,
-        progress,
-        amount=settings.amount,
-    )
+    with speech.now() as now:
+        store = Store.make(
+            run.data,
+            settings.tasks or None,
+            settings.seed,
+            lambda task, split, made: now(f"{task}: {made} examples ({split})"),
+            amount=settings.amount,
+        )
+    for task, entry in store.manifest.tasks.items():
+        speech.line(
+            f"  {task}: {entry.train.examples} examples, {entry.held_out.examples} "
+            "held out"
+        )
     for task, reason in store.manifest.absent.items():
-        tell(f"{task} is left out: {reason}")
-    tell(f"data: {len(store.tasks())} tasks, {time.monotonic() - began_s:.0f} s")
+        speech.line(f"  {task} is left out: {reason}")
+    seconds = time.monotonic() - began_s
+    speech.line(f"data: {len(store.tasks())} tasks, {seconds:.0f} s")
     return store
 
 
@@ -65,7 +100,7 @@ def mixture_of(recipe: Recipe, store: Store) -> Mixture:
     return Mixture(stages=tuple(stages))
 
 
-def make_tokenizer(run: Run, recipe: Recipe, tell: Tell) -> Tokenizer:
+def make_tokenizer(run: Run, recipe: Recipe, speech: Speech) -> Tokenizer:
     """The run has its tokenizer, trained on texts of its mixture.
 
     Raises: UsageError without data, or with too little of it."""
@@ -76,7 +111,9 @@ def make_tokenizer(run: Run, recipe: Recipe, tell: Tell) -> Tokenizer:
         texts, vocabulary=recipe.model.vocabulary, path=run.tokenizer
     )
     size, seconds = sum(len(text) for text in texts), time.monotonic() - began_s
-    tell(f"tokenizer: {made.vocabulary} pieces of {size} letters, {seconds:.1f} s")
+    speech.line(
+        f"tokenizer: {made.vocabulary} pieces of {size} letters, {seconds:.1f} s"
+    )
     return made
 
 
@@ -85,17 +122,12 @@ def open_batches_of(
     recipe: Recipe,
     *,
     rows: slice = slice(None),
-    tell: Tell = lambda text: None,
+    now: Callable[[str], None] = lambda text: None,
 ) -> Batches:
     """Returns the run's batches, after preparing them where nobody has.
 
     Raises: UsageError when data or tokenizer are missing, or do not fit."""
     store = Store.open(run.require_data())
-
-    def progress(task: str, done: int, total: int) -> None:
-        if done == total:
-            tell(f"{task}: {total} examples are prepared")
-
     return open_batches(
         store,
         Tokenizer.load(run.require_tokenizer()),
@@ -105,22 +137,25 @@ def open_batches_of(
         steps=recipe.train.steps,
         seed=recipe.train.seed,
         rows=rows,
-        progress=progress,
+        progress=lambda task, done, total: now(f"{task}: {done}/{total} prepared"),
     )
 
 
-def train(run: Run, recipe: Recipe, tell: Tell, *, anew: bool = True) -> None:
+def train(run: Run, recipe: Recipe, speech: Speech) -> None:
     """The run's model is trained: on machines of this computer, protected at every
     step; or in this process where the recipe has 0 machines.
 
     Raises: UsageError when a stage is missing; TwinstepError when the job failed."""
     began_s = wall_s()
-    if anew:
-        run.forget_training()
+    run.forget_training()
     run.keep(recipe)
-    batches = open_batches_of(run, recipe, tell=tell)
+    with speech.now() as now:
+        batches = open_batches_of(run, recipe, now=now)
     fill = batches.fill()
-    tell(f"batches: {len(batches)}, {fill.tokens:.0%} of their positions are filled")
+    speech.line(
+        f"batches: {len(batches)}, of whose positions {fill.tokens:.0%} are filled and "
+        f"{fill.predicted:.0%} predicted"
+    )
     if not recipe.job.machines:
         from twinstep.decoder.train.rank import train_rank
 
@@ -146,3 +181,53 @@ def job_of(recipe: Recipe) -> job_config.Job:
         schedule={"mode": "off", "every_max": 1, "withhold_every": 0},
     )
     return job
+
+
+def show_goodput(
+    run: Run,
+    console: Console,
+    *,
+    png: Path | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Prints what the run's time went to, and draws or writes it where asked.
+
+    Raises: UsageError where the run has no ledger."""
+    bars: list[Bar] = []
+    try:
+        summary = summarise(run.ledger, bars=bars)
+    except OSError as error:
+        raise UsageError(
+            f"there is no {run.ledger}; run `twinstep decoder train --folder "
+            f"{run.folder}` first"
+        ) from error
+    console.print(ledger_view.table({run.folder.name: summary}))
+    if png is not None:
+        ledger_view.draw({run.folder.name: bars}, png)
+    if json_file is not None:
+        raw = msgspec.json.encode(ledger_view.record(summary))
+        replace_text(json_file, msgspec.json.format(raw).decode() + "\n")
+
+
+def evaluate(run: Run, recipe: Recipe, speech: Speech, console: Console) -> None:
+    """Prints what the run's model reaches on held-out items, and leaves a page of its
+    answers. Raises: UsageError when a stage is missing."""
+    from twinstep.decoder.eval import report, run as evaluation
+    from twinstep.decoder.train.ranks import keep_compiled
+
+    run.require_model()
+    keep_compiled(run.cache)
+    began_s = time.monotonic()
+    settings = recipe.evaluation
+    with speech.now() as now:
+        found = evaluation.evaluate(
+            run.folder,
+            limit=settings.limit,
+            tasks=settings.tasks,
+            progress=lambda what, done, total: now(f"{what}: {done}/{total}"),
+        )
+    console.print(report.table(found))
+    for text in report.short_of(found):
+        speech.line(f"  short of: {text}")
+    speech.line(f"evaluation: {time.monotonic() - began_s:.0f} s")
+    speech.line(f"answers: {run.folder / 'answers.png'}, {run.folder / 'answers.html'}")

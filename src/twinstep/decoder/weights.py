@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from twinstep.decoder.config import ModelConfig
+from twinstep.decoder.model.decoder import decoder_spec
 from twinstep.decoder.run import replace_text
 from twinstep.decoder.spec import is_param, names
 from twinstep.errors import UsageError
@@ -81,10 +82,7 @@ def load(folder: Path, spec: Any = None) -> tuple[Any, ModelConfig]:
 
     Raises: UsageError naming a tensor that is missing, too many or of another shape."""
     found = about(folder)
-    if spec is None:
-        from twinstep.decoder.model.decoder import decoder_spec
-
-        spec = decoder_spec(found.config)
+    spec = decoder_spec(found.config) if spec is None else spec
     try:
         tensors = load_file(folder / TENSORS)
     except (OSError, SafetensorError) as error:

@@ -14,6 +14,7 @@ from rich.console import Console
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write the result to this file.")
 ]
+Framework = Annotated[str, typer.Option(help="torch or jax.")]
 
 
 def show(
@@ -22,11 +23,19 @@ def show(
         "twinstep-demo.png"
     ),
     seed: Annotated[int, typer.Option(help="Of data and initial weights.")] = 0,
+    framework: Framework = "torch",
 ) -> None:
     """Train a small GPT twice, once under five failures, and compare every bit."""
     from twinstep.demo.run import demo
 
-    raise typer.Exit(demo(json_file=json_file, png=png, seed=seed, console=Console()))
+    status = demo(
+        json_file=json_file,
+        png=png,
+        seed=seed,
+        console=Console(),
+        framework=framework,
+    )
+    raise typer.Exit(status)
 
 
 def endure(
@@ -46,7 +55,13 @@ def endure(
     hosts: Annotated[
         bool, typer.Option("--hosts", help="On hosts of their own in any case.")
     ] = False,
-    style: Annotated[str, typer.Option(help="ddp or fsdp2.")] = "fsdp2",
+    style: Annotated[
+        str,
+        typer.Option(
+            help="ddp or fsdp2; in JAX dp or fsdp. Left out: the one that shards."
+        ),
+    ] = "",
+    framework: Framework = "torch",
     storage: Annotated[
         Path | None, typer.Option(help="Folder that steps are written to.")
     ] = None,
@@ -67,6 +82,7 @@ def endure(
         seed=seed,
         json_file=json_file,
         style=style,
+        framework=framework,
         kv=kv,
         include="kill-group" if lose_group else include,
         storage=storage,

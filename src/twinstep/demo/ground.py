@@ -19,13 +19,14 @@ from twinstep import jobs
 from twinstep.agent.lifeline import tied
 from twinstep.agent.status import Status
 from twinstep.cloud.description import read_job
+from twinstep.demo.frameworks import FRAMEWORKS
 from twinstep.demo.hosts.groups import MemoryGroup
 from twinstep.demo.hosts.members import Members, on_loopback
 from twinstep.demo.hosts.network import Network
 
 KINDS_OF_STORE = {"embedded": 0, "etcd": 3}
 """What jobs are injured on, and how many members of etcd each has."""
-CONFIG = Path(__file__).with_name("demo.toml")
+CONFIG = FRAMEWORKS["torch"].settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class Work:
     copies: int
     storage: str = ""
     """Where steps are written to; empty: nowhere."""
+    settings: Path = CONFIG
+    """The job's configuration, as TOML."""
 
 
 class Ground(Protocol):
@@ -113,8 +116,8 @@ class Loopback:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, work: Work, folder: Path, log: IO[bytes]) -> None:
-        command = [sys.executable, "-m", "twinstep", "run", "--config", str(CONFIG)]
-        command += ["--machines", str(work.machines)]
+        command = [sys.executable, "-m", "twinstep", "run", "--config"]
+        command += [str(work.settings), "--machines", str(work.machines)]
         command += ["--standby", str(work.standbys), "--copies", str(work.copies)]
         if work.storage:
             command += ["--storage", work.storage]

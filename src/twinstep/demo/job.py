@@ -20,10 +20,9 @@ from twinstep import jobs
 from twinstep.agent.record import Recovery
 from twinstep.agent.status import Status
 from twinstep.clock import monotonic_s, now_s
+from twinstep.demo.frameworks import framework_of
 from twinstep.demo.ground import Ground, Work
 from twinstep.errors import DeadlinePassed, TwinstepError
-
-SCRIPT = Path(__file__).with_name("train.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +30,10 @@ class Plan:
     """What is trained, on what, and how long anybody waits for it."""
 
     style: str
-    """ddp or fsdp2."""
+    """How the state is spread; one of the framework's styles."""
     steps: int
     """The last step; a run that is stopped by a file may end earlier."""
+    framework: str = "torch"
     seed: int = 0
     machines: int = 4
     standbys: int = 1
@@ -114,6 +114,7 @@ class RunningJob:
             standbys=plan.standbys,
             copies=plan.copies,
             storage=plan.storage,
+            settings=framework_of(plan.framework).settings,
         )
         with self.log_file.open("wb") as log:
             try:
@@ -124,7 +125,8 @@ class RunningJob:
 
     def _command(self) -> list[str]:
         plan = self.plan
-        command = [str(SCRIPT), "--style", plan.style, "--steps", str(plan.steps)]
+        script = framework_of(plan.framework).script
+        command = [str(script), "--style", plan.style, "--steps", str(plan.steps)]
         command += ["--seed", str(plan.seed), "--step-seconds", str(plan.step_s)]
         command += ["--losses", str(self.losses_file)]
         command += ["--digests", str(self.digests_folder)]

@@ -1,9 +1,10 @@
 """The demo: the same training twice, undisturbed and injured, ends in the same bits.
 
-For DDP and for FSDP2: four machines with a rank each, a standby and two copies train a
-small GPT on the standard library's sources. The second run loses a rank, has one that
-hangs, loses a machine, has a damaged copy and loses another, and loses the machine of
-the root. Then the final states are compared bit by bit.
+For DDP and for FSDP2, or in JAX for a replicated and a sharded state: four machines
+with a rank each, a standby and two copies train a small GPT on the standard library's
+sources. The second run loses a rank, has one that hangs, loses a machine, has a damaged
+copy and loses another, and loses the machine of the root. Then the final states are
+compared bit by bit.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from rich.markup import escape
 
 from twinstep.demo import picture, show
 from twinstep.demo.drive import Planned
+from twinstep.demo.frameworks import framework_of
 from twinstep.demo.job import Plan
 from twinstep.demo.record import Comparison, compare, report
 from twinstep.demo.trial import Run, train
 from twinstep.errors import TwinstepError
 
-STYLES = ("ddp", "fsdp2")
 KINDS = ("kill-rank", "stop-rank", "kill-machine", "corrupt-copy", "kill-root")
 STEPS = 110
 STEPS_BETWEEN = 12
@@ -46,19 +47,26 @@ def demo(
     png: Path | None = None,
     seed: int = 0,
     console: Console | None = None,
-    styles: Sequence[str] = STYLES,
+    styles: Sequence[str] = (),
+    framework: str = "torch",
     kinds: Sequence[str] = KINDS,
     steps: int = STEPS,
 ) -> int:
-    """Returns 0 when nothing was lost and all bits are the same, else 1; says why."""
+    """Returns 0 when nothing was lost and all bits are the same, else 1; says why.
+
+    Args:
+      styles: of the framework; none: all.
+
+    Raises: UsageError for a framework that is not known."""
     screen_console = console or Console()
+    plans = [
+        Plan(framework=framework, style=style, steps=steps, seed=seed)
+        for style in styles or framework_of(framework).styles
+    ]
     folder = Path(tempfile.mkdtemp(prefix="twinstep-demo-"))
     try:
         with show.Screen(screen_console, failures_planned=len(kinds)) as screen:
-            pairs = [
-                _pair(style, folder, screen, kinds=kinds, steps=steps, seed=seed)
-                for style in styles
-            ]
+            pairs = [_pair(plan, folder, screen, kinds=kinds) for plan in plans]
     except TwinstepError as error:
         screen_console.print(
             f"[bold red]The demo failed:[/] {escape(str(error))}", highlight=False
@@ -77,23 +85,20 @@ def demo(
 
 
 def _pair(
-    style: str,
+    plan: Plan,
     folder: Path,
     screen: show.Screen,
     *,
     kinds: Sequence[str],
-    steps: int,
-    seed: int,
 ) -> tuple[Run, Run]:
     """The undisturbed and the injured run of a style."""
-    plan = Plan(style=style, steps=steps, seed=seed)
-    calm = train(plan, folder / f"{style}-undisturbed", screen)
+    calm = train(plan, folder / f"{plan.style}-undisturbed", screen)
     injured = train(
         plan,
-        folder / f"{style}-injured",
+        folder / f"{plan.style}-injured",
         screen,
-        blows=blows(kinds, seed=seed),
-        seed=seed,
+        blows=blows(kinds, seed=plan.seed),
+        seed=plan.seed,
     )
     return calm, injured
 

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from twinstep.demo import show
 from twinstep.demo.drive import Planned
+from twinstep.demo.frameworks import check_style, framework_of
 from twinstep.demo.ground import KINDS_OF_STORE, Ground, Loopback
 from twinstep.demo.hosts.ground import OWN, Hosts
 from twinstep.demo.hosts.network import missing
@@ -36,7 +37,6 @@ from twinstep.errors import TwinstepError, UsageError
 WEIGHTS = {"kill-rank": 5, "stop-rank": 1, "kill-machine": 3, "kill-root": 2}
 """How often each kind is drawn. A new kind of fault needs an entry in FAULTS and one
 here."""
-STYLES = ("ddp", "fsdp2")
 SOON_SHARE = 0.25
 """This share of the blows that leave all memory falls right after a recovery."""
 AFTER_STEPS = (1, 10)
@@ -91,7 +91,12 @@ def weights_of(include: str) -> dict[str, int]:
 
 
 def ground_for(
-    blows: Sequence[Planned], *, kv: str, on_hosts: bool, console: Console
+    blows: Sequence[Planned],
+    *,
+    kv: str,
+    on_hosts: bool,
+    console: Console,
+    framework: str = "torch",
 ) -> Ground:
     """Returns where a job can be injured in these ways.
 
@@ -121,7 +126,12 @@ def ground_for(
         )
     if missing():
         raise UsageError(missing())
-    return Hosts(kv=kv, replacements=len(blows) + 2, own=wanted & OWN)
+    return Hosts(
+        kv=kv,
+        replacements=len(blows) + 2,
+        own=wanted & OWN,
+        settings=framework_of(framework).settings,
+    )
 
 
 def soak(
@@ -129,7 +139,8 @@ def soak(
     kills: int,
     seed: int = 0,
     json_file: Path | None = None,
-    style: str = "fsdp2",
+    framework: str = "torch",
+    style: str = "",
     kv: str = "embedded",
     include: str = "",
     on_hosts: bool = False,
@@ -139,21 +150,24 @@ def soak(
     """Returns 0 when every kill was survived and all bits are the same, else 1.
 
     Args:
+      style: of the framework; none: the one that shards the state.
       storage: the folder in which steps are written, in one of the soak's own.
 
     Raises: UsageError for what is not known, or not possible here."""
     weights = weights_of(include) if include else None
     blows = schedule(kills, seed=seed, weights=weights)
-    if style not in STYLES:
-        raise UsageError(f"style is {style!r}; use one of {', '.join(STYLES)}")
+    style = check_style(framework, style)
     kinds = [blow.kind for blow in blows]
     if "storage" in needs(kinds) and storage is None:
         these = [kind for kind in FAULTS if "storage" in FAULTS[kind].needs]
         raise UsageError(f"{', '.join(these)} need --storage DIR, where steps go")
     screen_console = console or Console()
-    ground = ground_for(blows, kv=kv, on_hosts=on_hosts, console=screen_console)
+    ground = ground_for(
+        blows, kv=kv, on_hosts=on_hosts, console=screen_console, framework=framework
+    )
     folder = Path(tempfile.mkdtemp(prefix="twinstep-soak-"))
-    plan = Plan(style=style, steps=STEPS_MAX, seed=seed, stoppable=True)
+    plan = Plan(framework=framework, style=style, steps=STEPS_MAX, seed=seed)
+    plan = replace(plan, stoppable=True)
     if "ballast" in needs(kinds):
         plan = replace(plan, ballast_mb=BALLAST_MB, step_s=BALLAST_STEP_S)
     try:

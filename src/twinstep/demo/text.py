@@ -1,32 +1,13 @@
-"""Real text that every machine with Python has: the standard library's own sources.
+"""A loader of windows of a text, as small as a loader with a state can be.
 
-The same files in the same order up to the same size, so that all ranks of a run read
-the same text. Another version of Python is another text. The loader is as small as a
-loader with a state can be: which window comes next is decided by a seed and a
-position, and these two numbers are its state.
+Which window comes next is decided by a seed and a position, and these two numbers are
+its state.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 from torch import Tensor
-
-TEXT_BYTES_MAX = 2_000_000
-
-
-def library_text(bytes_max: int = TEXT_BYTES_MAX) -> bytes:
-    """Returns the standard library's modules, docstrings and all, end to end."""
-    parts: list[bytes] = []
-    left = bytes_max
-    for path in sorted(Path(os.__file__).parent.glob("*.py")):
-        if left <= 0:
-            break
-        parts.append(path.read_bytes()[:left])
-        left -= len(parts[-1])
-    return b"".join(parts)
 
 
 class Windows:

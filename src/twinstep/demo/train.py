@@ -30,7 +30,8 @@ import twinstep  # 1 of 5
 from twinstep.demo.ballast import Ballast, unloading
 from twinstep.demo.final import write_digests
 from twinstep.demo.gpt import GPT, Size
-from twinstep.demo.text import Windows, library_text
+from twinstep.demo.library import library_text
+from twinstep.demo.text import Windows
 
 
 def options() -> argparse.Namespace:

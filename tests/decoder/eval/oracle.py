@@ -32,10 +32,14 @@ def examples(task: str, count: int = 24) -> Sequence[Example]:
 def _example(task: str, number: int) -> Example:
     digit = number % len(WORDS)
     match task:
-        case "image_digit" | "image_sum":
-            parts, answer, choices = ("Which digit? ", picture(digit)), WORDS[digit], ()
+        case "image_digit" | "scene":
+            parts, answer, choices = (
+                ("Which digit? ", picture(digit)),
+                WORDS[digit],
+                WORDS,
+            )
         case "spoken_digit":
-            parts, answer, choices = (sound(digit), " said?"), WORDS[digit], ()
+            parts, answer, choices = (sound(digit), " said?"), WORDS[digit], WORDS
         case "speech_image_match":
             same = number % 2 == 0
             seen = digit if same else (digit + 1) % len(WORDS)
@@ -45,7 +49,11 @@ def _example(task: str, number: int) -> Example:
             side = number % len(SIDES)
             parts, answer, choices = ("Where to? ", clip(side)), SIDES[side], SIDES
         case "addition":
-            parts, answer, choices = (f"{number} + 1 = ",), str(number + 1), ()
+            parts, answer, choices = (
+                (f"{number:03}+001=",),
+                f"{number + 1:04}"[::-1],
+                (),
+            )
         case "translation_text":
             parts, answer, choices = (f"de {WORDS[digit]} : ",), WORDS[digit], ()
         case _:
@@ -118,7 +126,7 @@ class Oracle:
         if images or sounds:
             return (seen + heard)[0]
         if "+" in text:
-            return str(int(text.split("+")[0]) + 1)
+            return f"{int(text.split('+')[0]) + 1:04}"[::-1]
         return text.split()[1] if text.startswith("de ") else ""
 
 

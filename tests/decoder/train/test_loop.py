@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 from tests.decoder.train.double import CONFIG, SPEC, TRAIN, Batches, loss
+from twinstep.decoder.train.initial import initial_state
 from twinstep.decoder.train.ledger import Ledger, summarise
 from twinstep.decoder.train.loop import Controls, train
 from twinstep.decoder.train.metrics import Metrics, read
-from twinstep.decoder.train.step import initial_state, make_step
+from twinstep.decoder.train.step import make_step
 
 
 @pytest.fixture(scope="module")

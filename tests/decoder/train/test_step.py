@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tests.decoder.train.double import CONFIG, SPEC, TRAIN, Batches, loss
+from twinstep.decoder.train.initial import drawn, initial_state
 from twinstep.decoder.train.settings import TrainConfig
 from twinstep.decoder.train.step import (
     Shardings,
-    initial_state,
     learning_rate,
     make_step,
 )
@@ -50,6 +50,16 @@ def test_a_run_learns_and_twice_gives_the_same_bits(step: Any) -> None:
 def test_another_seed_starts_elsewhere() -> None:
     assert bits(start(1)) == bits(start(1)) != bits(start(2))
     assert bits(start()) == bits(start(TRAIN.seed))
+
+
+def test_a_parameters_numbers_follow_from_its_name_and_the_seed() -> None:
+    few, more = drawn(SPEC, 3), drawn(SPEC | {"another": SPEC["embed"]}, 3)
+    assert all(bits(few[name]) == bits(more[name]) for name in few)
+    assert bits(more["another"]) != bits(more["embed"])
+    assert np.std(few["embed"]) == pytest.approx(
+        SPEC["embed"].shape[0] ** -0.5, rel=0.2
+    )
+    assert (few["norm"] == 1).all()
 
 
 def test_a_step_that_is_not_finite_changes_the_number_only(step: Any) -> None:

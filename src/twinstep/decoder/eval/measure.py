@@ -1,9 +1,9 @@
 """Asks a model the tasks through lm-eval, and keeps each item beside its answer.
 
 lm-eval's evaluate() is called, and not simple_evaluate() around it: that loads torch
-and describes the machine for five seconds, at each call. Both work (a test uses the other).
-Nothing is fetched: the index of lm-eval's own tasks is left out, and the task files of
-this folder read the run's store.
+and describes the machine for five seconds, at each call. Both work (a test uses the
+other). Nothing is fetched: the index of lm-eval's own tasks is left out, and the task
+files of this folder read the run's store.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _outcome(
 
 
 def _item(task: Task, sample: dict[str, Any]) -> Item:
-    example: Example = sample["doc"]["example"]
+    example: Example = sample["doc"]["example"].value
     responses = sample["filtered_resps"]
     match task.metric:
         case "acc":

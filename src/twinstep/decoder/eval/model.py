@@ -67,7 +67,7 @@ class DecoderLM(TemplateLM):
         *,
         length_max: int,
         see: See = whole,
-        batch: int = 256,
+        batch: int = 512,
         progress: Progress = untold,
     ) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class DecoderLM(TemplateLM):
             return self._segments(parts_of(context))
         if self._last is None or self._last[:2] != (context, id(media[0])):
             beside = media[0]
-            images, sounds = beside.get("visual", ()), beside.get("audio", ())
+            images, sounds = _media(beside, "visual"), _media(beside, "audio")
             parts = tuple(map(self._see, parts_of(context, images, sounds)))
             self._last = (context, id(beside), self._segments(parts))
         return self._last[2]
@@ -229,8 +229,13 @@ class DecoderLM(TemplateLM):
 
 def _arguments(request: Instance) -> tuple[Any, ...]:
     """Returns the context, what is asked, and the media beside it, if any."""
-    context, asked, *media = request.args
-    return context, asked, media
+    arguments: tuple[Any, ...] = request.arguments
+    return arguments[0], arguments[1], list(arguments[2:])
+
+
+def _media(beside: dict[str, Any], kind: str) -> Sequence[Part]:
+    found = beside.get(kind)
+    return found.value if found else ()
 
 
 def _cut(text: str, stops: Sequence[str] | str) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from twinstep.decoder.data.example import Clip, Part, Picture, Sound
+from twinstep.decoder.data.example import Clip, Part, Picture, Said, Sound
 from twinstep.decoder.eval.chosen import Shown, words_of
 from twinstep.decoder.eval.report import Report, Row
 from twinstep.decoder.model.audio import log_mel
@@ -23,8 +25,13 @@ from twinstep.decoder.model.audio import log_mel
 RIGHT, WRONG, INK, PALE, PAPER = "#1a7f4b", "#c0392b", "#22262e", "#737b88", "#ffffff"
 RULE = "#e4e7ec"
 COLUMNS = 4
-WIDTH_IN, ROW_IN, HEAD_IN = 14.0, 1.32, 0.95
+WIDTH_IN, HEAD_IN = 14.0, 0.95
+MEDIA_IN, TEXT_IN, DOCUMENT_IN = 1.32, 0.86, 1.12
+"""Heights of a row, by what its task shows."""
 DOTS_PER_INCH = 110
+STRIP = 6
+"""Frames of a clip that are drawn, from the first to the last."""
+LINES: dict[str, Any] = {"va": "top", "linespacing": 1.25}
 LABEL = 0.175
 """Share of the width that the tasks' names take."""
 
@@ -32,41 +39,48 @@ LABEL = 0.175
 def draw(report: Report, items: Mapping[str, Sequence[Shown]], path: Path) -> None:
     """Writes the picture, one row for each task that has items to show."""
     rows = [row for row in report.rows if items.get(row.task)]
-    height = HEAD_IN + ROW_IN * len(rows)
+    heights = [_height_in(items[row.task][0]) for row in rows]
+    height = HEAD_IN + sum(heights) + 0.1
     figure = Figure(figsize=(WIDTH_IN, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
     FigureCanvasAgg(figure)
     _heading(figure, report, height)
-    for number, row in enumerate(rows):
-        top = 1 - (HEAD_IN + ROW_IN * number) / height
-        _label(figure, row, top, ROW_IN / height)
+    down_in = HEAD_IN
+    for row, row_in in zip(rows, heights, strict=True):
+        top = 1 - down_in / height
+        down_in += row_in
+        _label(figure, row, top, MEDIA_IN / height)
         for column, item in enumerate(items[row.task][:COLUMNS]):
             width = (1 - LABEL) / COLUMNS
             left = LABEL + column * width
-            _cell(figure, item, (left, top, width - 0.012, ROW_IN / height))
+            _cell(figure, item, (left, top, width - 0.02, MEDIA_IN / height))
     figure.savefig(path)
 
 
+def _height_in(item: Shown) -> float:
+    if item.right is None:
+        return DOCUMENT_IN
+    return TEXT_IN if all(isinstance(p, str | Said) for p in item.parts) else MEDIA_IN
+
+
 def _heading(figure: Figure, report: Report, height: float) -> None:
-    def say(x: float, down_in: float, text: str, **style: object) -> None:
-        figure.text(x, 1 - down_in / height, text, va="center", **style)  # pyright: ignore[reportArgumentType]
+    def say(x: float, down_in: float, text: str, **style: Any) -> None:
+        figure.text(x, 1 - down_in / height, text, va="center", **style)
 
     say(0.015, 0.34, report.name, size=17, weight="bold", color=INK)
     note = "what it answers to what it has not seen: the first three, and the first "
     say(0.015, 0.66, note + "that went wrong", size=9.5, color=PALE)
-    say(0.80, 0.5, "right", size=10, weight="bold", color=RIGHT)
-    say(0.85, 0.5, "wrong", size=10, weight="bold", color=WRONG)
+    say(0.76, 0.5, "right", size=10, weight="bold", color=RIGHT)
+    say(0.80, 0.5, "wrong", size=10, weight="bold", color=WRONG)
+    say(0.85, 0.5, "and what is right", size=9.5, color=INK)
 
 
 def _label(figure: Figure, row: Row, top: float, height: float) -> None:
-    line = figure.add_axes((0.015, top, 0.97, 0.0005))
-    line.set_facecolor(RULE)
-    _bare(line)
+    figure.add_artist(Line2D((0.015, 0.985), (top, top), color=RULE, linewidth=1))
     reached = (
         f"{row.reached.value:.1f}"
         if row.metric == "chrf"
         else f"{row.reached.value:.3f}"
     )
-    family = "\n".join(textwrap.wrap(row.family, 30))
     for down, text, style in (
         (0.17, row.task, {"size": 11, "weight": "bold", "color": INK}),
         (
@@ -74,10 +88,10 @@ def _label(figure: Figure, row: Row, top: float, height: float) -> None:
             f"{reached}  {row.metric.replace('_', ' ')}",
             {"size": 9.5, "color": INK},
         ),
-        (0.54, family, {"size": 7.5, "color": PALE, "va": "top"}),
+        (0.54, row.family, {"size": 7.5, "color": PALE}),
     ):
-        style = {"va": "center", **style}
-        figure.text(0.015, top - down * height, text, **style)  # pyright: ignore[reportArgumentType]
+        style: dict[str, Any] = {"va": "center", **style}
+        figure.text(0.015, top - down * height, text, **style)
 
 
 def _cell(
@@ -88,27 +102,30 @@ def _cell(
     if item.right is None:
         _document(figure, item, place)
         return
+    words = words_of(item.parts)
     if media:
         _media(figure, media, (left, top - 0.62 * height, width, 0.52 * height))
-        asked = textwrap.shorten(words_of(item.parts), 46, placeholder=" ...")
-        figure.text(left, top - 0.72 * height, asked, size=8, color=PALE, va="center")
+        asked, down = textwrap.shorten(words, 46, placeholder=" ..."), 0.66
     else:
-        lines = _wrapped(words_of(item.parts), 42, 4)
-        figure.text(
-            left, top - 0.12 * height, lines, size=8, color=PALE, va="top",
-            linespacing=1.25,
-        )  # fmt: skip
-    answer = textwrap.shorten(item.answer or "(nothing)", 36, placeholder=" ...")
+        asked, down = _wrapped(words, 42, 5), 0.10
+    figure.text(left, top - down * height, asked, size=8, color=PALE, **LINES)
+    down += 0.115 * (asked.count("\n") + 1) + 0.01
+    answer = _plain(
+        textwrap.shorten(item.answer or "(nothing)", 34, placeholder=" ...")
+    )
     color = RIGHT if item.right else WRONG
     figure.text(
-        left, top - 0.87 * height, _plain(answer), size=10, weight="bold", color=color,
-        va="center",
-    )  # fmt: skip
+        left, top - down * height, answer, size=10, weight="bold", color=color, va="top"
+    )
     if not item.right:
-        truth = textwrap.shorten(item.truth, 34, placeholder=" ...")
+        truth = _plain(textwrap.shorten(item.truth, 34, placeholder=" ..."))
+        if media:
+            down = 0.66
+        elif len(answer) + len(truth) > 30:
+            down += 0.13
         figure.text(
-            left + width, top - 0.87 * height, _plain(f"not {truth}"[:0] + truth),
-            size=8, color=PALE, va="center", ha="right",
+            left + 0.98 * width, top - down * height, truth, size=8.5, color=INK,
+            va="top", ha="right",
         )  # fmt: skip
 
 
@@ -116,11 +133,16 @@ def _document(
     figure: Figure, item: Shown, place: tuple[float, float, float, float]
 ) -> None:
     left, top, _, height = place
-    style = {"size": 7, "va": "top", "family": "monospace", "linespacing": 1.2}
-    given = _wrapped(words_of(item.parts), 46, 4)
-    figure.text(left, top - 0.08 * height, given, color=PALE, **style)  # pyright: ignore[reportArgumentType]
-    written = _wrapped(item.answer or "(nothing)", 46, 4)
-    figure.text(left, top - 0.52 * height, written, color=INK, **style)  # pyright: ignore[reportArgumentType]
+    style: dict[str, Any] = {
+        "size": 7,
+        "va": "top",
+        "family": "monospace",
+        "linespacing": 1.2,
+    }
+    given = _wrapped(words_of(item.parts), 40, 4)
+    figure.text(left, top - 0.08 * height, given, color=PALE, **style)
+    written = _wrapped(item.answer or "(nothing)", 40, 4)
+    figure.text(left, top - 0.52 * height, written, color=INK, **style)
 
 
 def _media(
@@ -131,6 +153,7 @@ def _media(
     """Pictures, spectrograms and strips of frames beside one another, all as high as
     the place and no wider than it."""
     left, bottom, width, height = place
+    top = bottom + height
     size = figure.get_size_inches()
     shapes = [_pixels(part) for part in media]
     ratios = [pixels.shape[1] / pixels.shape[0] for pixels in shapes]
@@ -142,7 +165,9 @@ def _media(
     unit = height * size[1] / size[0]
     scale = min(1.0, (width - gap * (len(media) - 1)) / (unit * sum(ratios)))
     for part, pixels, ratio in zip(media, shapes, ratios, strict=True):
-        axes = figure.add_axes((left, bottom, unit * ratio * scale, height * scale))
+        axes = figure.add_axes(
+            (left, top - height * scale, unit * ratio * scale, height * scale)
+        )
         if isinstance(part, Sound):
             axes.imshow(pixels, origin="lower", aspect="auto", cmap="magma")
         else:
@@ -152,13 +177,13 @@ def _media(
 
 
 def _pixels(part: Part) -> np.ndarray:
-    """What is drawn: pixels, a strip of at most eight frames, a spectrogram."""
+    """What is drawn: pixels, a strip of frames, a spectrogram."""
     match part:
         case Picture(pixels=pixels):
             return pixels[..., 0]
         case Clip(pixels=pixels):
             frames = pixels[
-                np.linspace(0, len(pixels) - 1, min(8, len(pixels))).astype(int)
+                np.linspace(0, len(pixels) - 1, min(STRIP, len(pixels))).astype(int)
             ]
             bordered = np.pad(
                 frames[..., 0], ((0, 0), (0, 0), (0, 1)), constant_values=90

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinstep.decoder import weights
 from twinstep.decoder.config import ModelConfig
+from twinstep.decoder.data.example import Example
 from twinstep.decoder.data.store import Store
+from twinstep.decoder.data.tasks import TASKS as MADE
 from twinstep.decoder.data.tokenizer import Tokenizer
 from twinstep.decoder.eval import page, picture, report
 from twinstep.decoder.eval.baselines import Baselines, commonest
@@ -24,6 +27,8 @@ from twinstep.decoder.eval.items import TASKS, Examples, Task, held_out_of
 from twinstep.decoder.eval.measure import Outcome, measure
 from twinstep.decoder.eval.model import Answers, DecoderLM, Progress, untold
 from twinstep.decoder.eval.report import Report, Row
+from twinstep.decoder.model.sample import Sampler
+from twinstep.decoder.run import Run
 from twinstep.errors import UsageError
 
 LIMIT = 500
@@ -100,11 +105,6 @@ def judge(
     videos = [name for name in with_media if name == "video_direction"]
     lm_shuffled = subject.lm(see=shuffled, what="shuffled ", progress=progress)
     mixed = measure(lm_shuffled, videos, **again)
-    baselines = Baselines(store)
-    rows: list[Row] = []
-    for number, task in enumerate(asked):
-        progress("baselines", number, len(asked))
-        rows.append(_row(seen[task.name], blind, mixed, baselines))
     written = {
         task.name: lm.continued(
             [beginning(item) for item in chosen(seen[task.name])],
@@ -113,7 +113,11 @@ def judge(
         for task in asked
         if task.metric == "bits_per_byte"
     }
-    progress("baselines", len(asked), len(asked))
+    baselines = Baselines(store)
+    rows: list[Row] = []
+    for number, task in enumerate(asked, start=1):
+        rows.append(_row(seen[task.name], blind, mixed, baselines))
+        progress("baselines", number, len(asked))
     seconds = time.perf_counter() - began
     return Judged(
         report=Report(name=subject.name, rows=tuple(rows), seconds=round(seconds, 1)),
@@ -159,16 +163,19 @@ def _row(
     )
 
 
-def _beside(task: Task, items: list, baselines: Baselines) -> tuple[float, str, float]:
+def _beside(
+    task: Task, items: list[Example], baselines: Baselines
+) -> tuple[float, str, float]:
     """Returns what chance reaches, and the baseline's name and value."""
     if task.metric == "bits_per_byte":
         return 8.0, "n-grams of bytes", baselines.bits_per_byte(task, items)
     found = baselines.answer(task, items)
-    assert found is not None, task
     if task.metric == "chrf":
         answers, truths = list(found.answers), [item.answer for item in items]
         return 0.0, found.name, chrf(answers, truths).value
-    return commonest(items), found.name, found.right(items) / len(items)
+    made = MADE.get(task.name)
+    chance = max(commonest(items), made.chance if made else 0.0)
+    return chance, found.name, found.right(items) / len(items)
 
 
 def evaluate(
@@ -182,9 +189,18 @@ def evaluate(
     eval.json, answers.png and answers.html into RUN, and returns the report.
 
     Raises: UsageError where the run has no model, tokenizer or data yet."""
-    folder = Path(run_folder)
-    subject = _subject(folder)
-    store = Store.open(folder / "data")
+    run = Run(Path(run_folder))
+    store = Store.open(run.require_data())
+    tokenizer = Tokenizer.load(run.require_tokenizer())
+    params, config = weights.load(run.require_model())
+    tokenizer.require(config.vocabulary)
+    subject = Subject(
+        name=config.name,
+        sampler=Sampler(params, config),
+        tokenizer=tokenizer,
+        config=config,
+        length_max=run.recipe().train.shape.tokens,
+    )
     judged = judge(subject, store, limit=limit, tasks=tasks, progress=progress)
-    judged.save(folder)
+    judged.save(run.folder)
     return judged.report

@@ -43,22 +43,21 @@ def _train(folder: Path, ledger: Ledger, *, alone: bool, number: int) -> None:
         from twinstep.decoder.model.decoder import decoder_spec
         from twinstep.decoder.run import Run
         from twinstep.decoder.stages import open_batches_of
-        from twinstep.decoder.train import loop, ranks
+        from twinstep.decoder.train import initial, loop, ranks
         from twinstep.decoder.train.metrics import Metrics
-        from twinstep.decoder.train.step import initial_state, make_step
+        from twinstep.decoder.train.step import make_step
 
         run = Run(folder)
         recipe = run.recipe()
         job, train = recipe.job, recipe.train
         if not alone:
             ranks.keep_to_processors(job.threads, number=number)
-        ranks.keep_compiled(run.cache)
-        us = ranks.join()
+        us = ranks.join(run.cache)
         source = open_batches_of(run, recipe, rows=us.rows(train.shape))
         spec = decoder_spec(recipe.model)
-        shapes = _shapes(lambda: initial_state(recipe.model, train))
+        shapes = initial.shapes(recipe.model, train, spec=spec)
         where = us.shardings(spec, shapes, train.shape)
-        state = ranks.first_state(recipe.model, train, where.state)
+        state = initial.initial_state(recipe.model, train, spec=spec, where=where.state)
         step = make_step(recipe.model, train, spec=spec, shardings=where)
         metrics = Metrics(
             run.metrics if us.rank == 0 else None,
@@ -90,12 +89,6 @@ def _train(folder: Path, ledger: Ledger, *, alone: bool, number: int) -> None:
             step=reached,
             state_digest=weights.digest(state),
         )
-
-
-def _shapes(function: Any) -> Any:
-    import jax
-
-    return jax.eval_shape(function)
 
 
 def _deadline(stop_at: Path, seconds_max: float) -> Any:

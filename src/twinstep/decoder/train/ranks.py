@@ -16,8 +16,7 @@ from typing import Any
 
 import jax
 
-from twinstep.adapters.jax import initialize
-from twinstep.decoder.config import ModelConfig
+from twinstep.adapters import jax_processes as processes
 from twinstep.decoder.model.segments import BatchShape, Packed
 from twinstep.decoder.shard import (
     batch_shardings,
@@ -26,8 +25,7 @@ from twinstep.decoder.shard import (
     state_shardings,
     whole,
 )
-from twinstep.decoder.train.settings import TrainConfig
-from twinstep.decoder.train.step import Shardings, State, initial_state
+from twinstep.decoder.train.step import Shardings
 from twinstep.environment import group_place
 from twinstep.errors import UsageError
 
@@ -71,25 +69,21 @@ def keep_to_processors(threads: int, *, number: int) -> None:
     os.sched_setaffinity(0, chosen)
 
 
-def join() -> Ranks:
-    """Returns the mesh of all processes that a launcher has started with this one."""
-    place = group_place()
-    if place is not None:
-        initialize()
+def join(cache: Path) -> Ranks:
+    """Returns the mesh of all processes that a launcher has started with this one. What
+    is compiled is kept in `cache`, and found there by the next attempt."""
+    if group_place() is not None:
+        processes.initialize(compiled=cache.resolve())
+    else:
+        keep_compiled(cache)
     ranks = jax.process_count()
     return Ranks(rank=jax.process_index(), ranks=ranks, mesh=make_mesh(pod=ranks))
 
 
-def keep_compiled(folder: Path) -> None:
-    """What is compiled is kept there, and found there by the next attempt."""
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def first_state(config: ModelConfig, train: TrainConfig, where: Any) -> State:
-    """Returns the initial state, made where it lies."""
-    return jax.jit(lambda: initial_state(config, train), out_shardings=where)()
+def keep_compiled(cache: Path) -> None:
+    """What this process compiles is kept there. Paths are part of what XLA's programs
+    are found by: they are whole, and without links."""
+    processes.keep_compiled(cache.resolve())
 
 
 def placing(where: Packed) -> Callable[[Packed], Packed]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,8 +25,9 @@ import jax.numpy as jnp
 import optax
 
 from twinstep.decoder.config import ModelConfig
+from twinstep.decoder.model import decoder
 from twinstep.decoder.model.segments import Packed
-from twinstep.decoder.spec import init, walk
+from twinstep.decoder.spec import walk
 from twinstep.decoder.train.settings import TrainConfig
 
 State = dict[str, Any]
@@ -66,24 +68,6 @@ def optimizer(train: TrainConfig, spec: Any) -> optax.GradientTransformation:
     )
 
 
-def initial_state(
-    config: ModelConfig,
-    train: TrainConfig,
-    seed: int | None = None,
-    *,
-    spec: Any = None,
-) -> State:
-    """Returns the state before the first step. `seed` is that of `train` by default,
-    and `spec` the decoder's."""
-    spec = _spec(config) if spec is None else spec
-    params = init(spec, jax.random.key(train.seed if seed is None else seed))
-    return {
-        "params": params,
-        "optimizer": optimizer(train, spec).init(params),
-        "step": jnp.zeros((), jnp.int32),
-    }
-
-
 def make_step(
     config: ModelConfig,
     train: TrainConfig,
@@ -104,8 +88,8 @@ def make_step(
 
     Metrics are scalars: loss (nats a token that is learnt), grad_norm (before
     clipping), tokens (positions that are no padding), lr, and finite."""
-    spec = _spec(config) if spec is None else spec
-    nats = _decoder_loss(config, backend) if loss is None else loss
+    spec = decoder.decoder_spec(config) if spec is None else spec
+    nats = loss or partial(_decoder_loss, config=config, backend=backend)
     adam = optimizer(train, spec)
 
     def mean(params: Any, batch: Packed) -> jax.Array:
@@ -150,13 +134,7 @@ def make_step(
     )
 
 
-def _spec(config: ModelConfig) -> Any:
-    from twinstep.decoder.model.decoder import decoder_spec
-
-    return decoder_spec(config)
-
-
-def _decoder_loss(config: ModelConfig, backend: str) -> Loss:
-    from twinstep.decoder.model.decoder import loss
-
-    return lambda params, batch: loss(params, batch, config, backend=backend)
+def _decoder_loss(
+    params: Any, batch: Packed, *, config: ModelConfig, backend: str
+) -> tuple[jax.Array, jax.Array]:
+    return decoder.loss(params, batch, config, backend=backend)
