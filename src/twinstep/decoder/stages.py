@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -29,12 +28,15 @@ PRELOAD = (
     "jax",
     "jax.experimental.compilation_cache.compilation_cache",
     "jax.experimental.multihost_utils",
-    "optax",
-    "grain",
     "twinstep.adapters.jax",
+    "twinstep.decoder.stages",
+    "twinstep.decoder.train.initial",
+    "twinstep.decoder.train.loop",
+    "twinstep.decoder.train.ranks",
+    "twinstep.decoder.weights",
     "twinstep.session",
 )
-"""What a rank imports, in the process it is forked from: those that start no thread."""
+"""What a rank imports, done in the process that it is forked from."""
 
 
 class Speech:
@@ -171,13 +173,12 @@ def job_of(recipe: Recipe) -> job_config.Job:
     """Returns the job that trains the recipe: copies at once and of every step, for a
     few processors carry the copies too, and no link is shared with training."""
     settings = recipe.job
-    modules = [name for name in PRELOAD if importlib.util.find_spec(name.split(".")[0])]
     job: Any = job_config.load(
         None,
         machines=settings.machines,
         ranks_per_machine=settings.ranks_per_machine,
         standbys=settings.standbys,
-        preload=tuple(modules),
+        preload=PRELOAD,
         schedule={"mode": "off", "every_max": 1, "withhold_every": 0},
     )
     return job
