@@ -3,8 +3,16 @@
 From the Gemini 1.0 report: a Transformer decoder, multi-query attention (`kv_heads`
 1), a context of 32,768 tokens, the parameter counts of `nano_1` (1.80 billion) and
 `nano_2` (3.25 billion). Everything else is not in the report: pre-norm RMSNorm, RoPE,
-gated GELU, QK-norm, tied embeddings, the pattern of local and global layers are Gemma's
-published practice; widths, depths, vocabularies and the tower are our own choices.
+gated GELU, QK-norm, tied embeddings, five local layers to a global one, their window of
+1,024 and the global layers' base of 1,000,000, a vocabulary of 256,000 are Gemma's
+published practice; widths, depths, head sizes and the tower are our own choices.
+
+    tiny      1.0 M    trained in minutes on two CPU cores
+    mini      14 M     a teacher for tiny, hours there
+    nano_1    1.80 B   counts of the report
+    nano_2    3.25 B
+    pro       63 B     shapes to lower and to plan with, nothing more: the report does
+    ultra     366 B    not disclose their sizes, these are our guesses of the order
 """
 
 from __future__ import annotations
@@ -119,7 +127,46 @@ MINI = ModelConfig(
     context=4096,
     tower=TowerConfig(width=160, layers=2, heads=2, hidden=640),
 )
-PRESETS = {preset.name: preset for preset in (TINY, MINI)}
+_TOWER = TowerConfig(
+    patch=14,
+    pool=4,
+    channels=3,
+    mel=80,
+    width=768,
+    layers=12,
+    heads=12,
+    hidden=2048,
+)
+"""Patches of 14 are ViT's practice (So400m/14), 4 x 4 to a soft token Gemma 3's; the
+size is ours. Heads of all large presets divide by 16, an axis of a pod's mesh."""
+
+NANO_1 = ModelConfig(
+    name="nano_1",
+    vocabulary=256_000,
+    width=1536,
+    layers=24,
+    heads=16,
+    head_size=128,
+    hidden=10_432,
+    pattern="LLLLLG",
+    rope_base_global=1_000_000.0,
+    dtype="bfloat16",
+    scan=True,
+    tower=_TOWER,
+)
+NANO_2 = replace(NANO_1, name="nano_2", width=2304, layers=30, hidden=10_880)
+_LARGE = replace(_TOWER, width=1152, layers=27, heads=16, hidden=4304)
+PRO = replace(
+    NANO_1,
+    name="pro",
+    width=8192,
+    layers=64,
+    heads=64,
+    hidden=32_768,
+    tower=_LARGE,
+)
+ULTRA = replace(PRO, name="ultra", width=16_384, layers=96, heads=128, hidden=65_536)
+PRESETS = {one.name: one for one in (TINY, MINI, NANO_1, NANO_2, PRO, ULTRA)}
 
 
 def preset(name: str) -> ModelConfig:

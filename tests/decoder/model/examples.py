@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from twinstep.decoder import spec
@@ -30,9 +31,16 @@ SMALL = ModelConfig(
 
 @functools.cache
 def initial(config: ModelConfig, seed: int = 0):
-    return jax.jit(functools.partial(spec.init, decoder_spec(config)))(
-        jax.random.key(seed)
-    )
+    """Parameters as spec.init() makes them, but by NumPy: nothing to compile."""
+    random = np.random.default_rng(seed)
+
+    def made(param: spec.Param) -> jax.Array:
+        if param.init != "normal":
+            return jnp.asarray(np.full(param.shape, param.init == "ones", np.float32))
+        scale = param.scale or param.shape[0] ** -0.5
+        return jnp.asarray(random.normal(0, scale, param.shape).astype(np.float32))
+
+    return spec.walk(made, decoder_spec(config))
 
 
 def text(random: np.random.Generator, size: int, weight: float = 1.0) -> Text:

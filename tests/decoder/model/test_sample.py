@@ -9,18 +9,22 @@ import pytest
 from tests.decoder.model.examples import SMALL, initial, mixes
 from twinstep.decoder.model import decode, decoder
 from twinstep.decoder.model.sample import Sampler
-from twinstep.decoder.model.segments import BatchShape, Segment, Text, fill
+from twinstep.decoder.model.segments import BatchShape, Segment, Text, fill, size_of
 from twinstep.errors import UsageError
 
 ROWS = 3
+LEAST = BatchShape(rows=ROWS, tokens=32, images=16, audio=16)
+"""One shape for all: three things are compiled."""
+
+WHOLE = BatchShape(rows=1, tokens=48, images=16, audio=16)
 
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
     # A pointed distribution: ties between tokens would be decided by rounding.
     params = dict(initial(SMALL))
-    params["embed"] = params["embed"] * 3
-    return Sampler(params, SMALL, rows=ROWS)
+    params["embed"] = params["embed"] * 2
+    return Sampler(params, SMALL, least=LEAST)
 
 
 @functools.cache
@@ -30,8 +34,7 @@ def _whole():
 
 def _next(sampler: Sampler, example: list[Segment]) -> int:
     """The most probable token after the example, by one whole forward pass."""
-    shape = BatchShape(rows=1, tokens=64, images=16, audio=16)
-    batch = fill([[example]], shape, SMALL.tower)
+    batch = fill([[example]], WHOLE, SMALL.tower)
     x = np.asarray(_whole()(sampler._params, batch))[0]
     last = int(np.asarray(batch.segment).sum()) - 1
     return int((np.asarray(sampler._params["embed"]) @ x[last]).argmax())
@@ -68,11 +71,10 @@ def test_alone_and_in_any_company_are_the_same_bits(sampler: Sampler) -> None:
 
 
 def test_logits_in_company_are_the_same_bits(sampler: Sampler) -> None:
-    shape = BatchShape(rows=ROWS, tokens=32, images=16, audio=16)
     items = mixes(2)[:3]
 
     def raw(rows):
-        batch = fill([[row] for row in rows], shape, SMALL.tower)
+        batch = fill([[row] for row in rows], LEAST, SMALL.tower)
         state = decode.read(sampler._params, batch, config=SMALL, room=16)
         return np.asarray(state.raw)
 
@@ -90,13 +92,13 @@ def test_scores_are_those_of_the_loss(sampler: Sampler) -> None:
     )
     assert right.tokens == wrong.tokens == 5
     assert right.greedy and not wrong.greedy and right.nats < wrong.nats
-    shape = BatchShape(rows=1, tokens=64, images=16, audio=16)
-    batch = fill([[[*_unweighted(prompt), Text(said, 1.0)]]], shape, SMALL.tower)
-    nats, weight = jax.jit(decoder.loss, static_argnums=2)(
-        sampler._params, batch, SMALL
-    )
-    assert weight == 5
-    np.testing.assert_allclose(nats, right.nats, rtol=1e-5)
+    batch = fill([[[*_unweighted(prompt), Text(said, 1.0)]]], WHOLE, SMALL.tower)
+    x = np.asarray(_whole()(sampler._params, batch))[0].astype(np.float64)
+    raw = x @ np.asarray(sampler._params["embed"], np.float64).T
+    log_p = raw - np.log(np.exp(raw).sum(-1, keepdims=True))
+    first = int(np.asarray(batch.segment).sum()) - 6
+    own = log_p[np.arange(first, first + 5), said]
+    np.testing.assert_allclose(-own.sum(), right.nats, rtol=1e-4)
 
 
 def _unweighted(example: list[Segment]) -> list[Segment]:
@@ -136,7 +138,7 @@ def test_nothing_is_compiled_twice(sampler: Sampler) -> None:
     sampler.score([mixes()[0]])
     compiled = decode.read, decode.say, decode.judge
     before = [function._cache_size() for function in compiled]
-    again = Sampler(initial(SMALL, 1), SMALL, rows=ROWS)
+    again = Sampler(initial(SMALL, 1), SMALL, least=LEAST)
     again.generate([mixes(9)[0]] * 2, tokens_max=9, temperature=0.5, seed=[3, 4])
     again.score([mixes(9)[0]])
     assert [function._cache_size() for function in compiled] == before
@@ -155,3 +157,20 @@ def test_nothing_is_compiled_twice(sampler: Sampler) -> None:
 def test_what_cannot_be_is_refused(sampler: Sampler, arguments, message) -> None:
     with pytest.raises(UsageError, match=message):
         sampler.generate([mixes()[0]], **arguments)
+
+
+def test_shapes_are_few_and_of_the_item_alone() -> None:
+    sampler = Sampler({}, SMALL)
+    shapes = {}
+    for items in (mixes(), mixes()[::-1], mixes()[2:]):
+        for shape, chosen in sampler._batches(items, 0):
+            for at in chosen:
+                size = size_of(items[at], SMALL.tower)
+                assert size.fits(shape) and shape.rows == 16
+                assert shapes.setdefault(size, shape) == shape
+    assert {(s.tokens, s.images, s.audio) for s in shapes.values()} == {
+        (32, 0, 0),
+        (32, 16, 0),
+        (32, 0, 16),
+        (32, 16, 16),
+    }

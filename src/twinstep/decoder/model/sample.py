@@ -1,12 +1,12 @@
 """Answers to prompts and scores of answers, the same alone as in any company.
 
 An item's shape depends on the item alone: positions, image and audio slots are each
-rounded up to the next of a few sizes, and a batch always has `rows` rows. So each shape
-is compiled once, and an item's numbers are the same bits alone, among others, and in
-any order (tested).
+rounded up to the next of a few sizes, and a batch always has as many rows. So each
+shape is compiled once, and an item's numbers are the same bits alone, among others, and
+in any order (tested).
 
-    prompts -> by shape -> batches of `rows` -> read -> say 16 -> say 16 -> ... -> ids
-                                                        stop ids, stop callback
+    prompts -> by shape -> batches -> read -> say 16 -> say 16 -> ... -> ids
+                                              stop ids, stop callback
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from twinstep.errors import UsageError
 STEPS = 16
 """Tokens said between two looks at whether all rows have stopped."""
 
+LEAST = BatchShape(rows=16, tokens=32, images=0, audio=0)
+"""The smallest shape. Slots of a medium that an item has are at least 16."""
+
 Stop = Callable[[list[int]], bool]
 """Given the tokens said so far, whether the last of them was the last."""
 
@@ -42,13 +45,16 @@ class Scored:
 
 
 class Sampler:
-    """Generates and scores with these parameters, `rows` items at a time. Another
-    Sampler of the same config compiles nothing again."""
+    """Generates and scores with these parameters, `least.rows` items at a time, in
+    shapes of at least the other numbers of `least`: the larger, the fewer there are to
+    compile. Another Sampler of the same config and `least` compiles nothing again."""
 
-    def __init__(self, params: Tree, config: ModelConfig, *, rows: int = 16) -> None:
+    def __init__(
+        self, params: Tree, config: ModelConfig, *, least: BatchShape = LEAST
+    ) -> None:
         self._params = jax.tree.map(jnp.asarray, params)
         self._config = config
-        self._rows = rows
+        self._least = least
 
     def generate(
         self,
@@ -136,7 +142,8 @@ class Sampler:
     def _batches(
         self, examples: Sequence[Sequence[Segment]], tokens_more: int
     ) -> Iterator[tuple[BatchShape, list[int]]]:
-        """Yields shapes and which examples to take there, at most `rows` at a time."""
+        """Yields shapes and which examples to take there, at most as many as rows."""
+        least, rows = self._least, self._least.rows
         by_shape: dict[BatchShape, list[int]] = {}
         for at, example in enumerate(examples):
             size, context = size_of(example, self._config.tower), self._config.context
@@ -146,19 +153,19 @@ class Sampler:
                     f"the context, {tokens_more} of them for what is to be said"
                 )
             shape = BatchShape(
-                rows=self._rows,
-                tokens=_up(size.tokens, 32, 2),
-                images=_up(size.images, 16, 4),
-                audio=_up(size.audio, 16, 4),
+                rows=rows,
+                tokens=_up(size.tokens, least.tokens, 2),
+                images=max(_up(size.images, 16, 4), least.images),
+                audio=max(_up(size.audio, 16, 4), least.audio),
             )
             by_shape.setdefault(shape, []).append(at)
         for shape, chosen in by_shape.items():
-            for start in range(0, len(chosen), self._rows):
-                yield shape, chosen[start : start + self._rows]
+            for start in range(0, len(chosen), rows):
+                yield shape, chosen[start : start + rows]
 
     def _filled(self, numbers: np.ndarray, chosen: list[int]) -> np.ndarray:
         """uint32[rows]: the chosen ones' numbers, 0 for empty rows."""
-        made = np.zeros(self._rows, np.uint32)
+        made = np.zeros(self._least.rows, np.uint32)
         made[: len(chosen)] = numbers[chosen]
         return made
 
