@@ -3,7 +3,8 @@
     reference   dense: all scores at once. What the others are tested against, and the
                 fastest for short rows on a CPU
     blockwise   O(T) memory, skips what nobody attends to (model/blockwise.py)
-    cudnn       the fused kernel of NVIDIA GPUs, for 2-byte types
+    cudnn       the fused kernel of NVIDIA GPUs, for 2-byte types. It has never run:
+                this project's machines have no GPU
 
 `auto` takes the first that fits. More can be added to BACKENDS by name; shard.py does
 so with the one that passes keys around a ring of devices.
@@ -28,8 +29,12 @@ Backend = Callable[
     [jax.Array, jax.Array, jax.Array, Structure, Structure, int | None], jax.Array
 ]
 
-DENSE_MAX = 1024
-"""Positions up to which dense attention is the choice on a CPU."""
+DENSE_MAX = 1 << 20
+"""Pairs of a query and a key in a row up to which dense attention is the choice."""
+
+CUDNN_PAIRS_MAX = 1 << 26
+"""Pairs up to which a mask may be made for cudnn: it knows no other way to be told of
+packed examples and of media. 8,192 positions: 128 MiB a row."""
 
 
 def attend(
@@ -62,7 +67,9 @@ def attend(
 
 def choose(q: jax.Array, k: jax.Array) -> str:
     """Returns the backend for these shapes where the caller has no wish."""
-    if max(q.shape[1], k.shape[1]) <= DENSE_MAX:
+    if jax.default_backend() == "gpu" and fits_cudnn(q, k):
+        return "cudnn"
+    if q.shape[1] * k.shape[1] <= DENSE_MAX:
         return "reference"
     return "blockwise"
 
@@ -95,4 +102,34 @@ def reference(
     return jnp.where(valid, mixed, 0.0).astype(v.dtype)
 
 
-BACKENDS: dict[str, Backend] = {"blockwise": blockwise, "reference": reference}
+def fits_cudnn(q: jax.Array, k: jax.Array) -> bool:
+    """Whether cudnn() can take these shapes and types to its kernel."""
+    return (
+        q.dtype in (jnp.bfloat16, jnp.float16)
+        and q.shape[3] <= 128
+        and q.shape[3] % 8 == 0
+        and q.shape[1] * k.shape[1] <= CUDNN_PAIRS_MAX
+    )
+
+
+def cudnn(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    queries: Structure,
+    keys: Structure,
+    window: int | None,
+) -> jax.Array:
+    """cuDNN's fused kernel where it can be told what is attended to, else blockwise."""
+    if not fits_cudnn(q, k):
+        return blockwise(q, k, v, queries, keys, window)
+    seen = allowed(queries, keys, window)[:, None]
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="cudnn")
+    return jnp.where((queries.segment > 0)[:, :, None, None], mixed, 0)
+
+
+BACKENDS: dict[str, Backend] = {
+    "blockwise": blockwise,
+    "cudnn": cudnn,
+    "reference": reference,
+}

@@ -40,9 +40,9 @@ from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.model.structure import Structure
 from twinstep.decoder.spec import Param
 
-MEL_MEAN, MEL_SCALE = -6.0, 4.0
-"""What is taken from a log-mel bin and what it is divided by: near mean 0 and
-deviation 1 on synthesised speech (model/audio.py)."""
+MEL_MEAN, MEL_SCALE = -13.0, 5.0
+"""What is taken from a log-mel bin and what it is divided by. Words of a synthesiser
+had mean -15 and deviation 5.3 with the silence around them (model/audio.py)."""
 
 SOUND = 1 << 20
 """Added to a sound's number, so that no image has it."""
