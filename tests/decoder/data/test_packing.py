@@ -13,7 +13,6 @@ from tests.decoder.data.memory_store import memory_store, of, small_tokenizer
 from twinstep.decoder.config import TowerConfig
 from twinstep.decoder.data.mixture import Mixture, Stage, Table, uniform
 from twinstep.decoder.data.packing import Plan, fill_of, fitting, pack, plan_for
-from twinstep.decoder.data.pipeline import kept_items
 from twinstep.decoder.data.prepared import Prepared, prepare
 from twinstep.decoder.model.segments import BatchShape
 from twinstep.errors import Corrupt, UsageError
@@ -32,8 +31,12 @@ TASKS = memory_store(Path("/nowhere"), count=1).tasks()
 MIXTURE = uniform(TASKS)
 
 
+def all_items(prepared: Prepared) -> list[np.ndarray]:
+    return [np.arange(prepared.count(number)) for number in range(len(TASKS))]
+
+
 def planned(prepared: Prepared, shape: BatchShape = SHAPE, steps: int = 60) -> Plan:
-    kept = kept_items(prepared, TASKS, {})
+    kept = all_items(prepared)
     return pack(prepared, kept, MIXTURE, shape, steps=steps, seed=1)
 
 
@@ -107,7 +110,7 @@ def test_the_same_inputs_give_the_same_plan_and_another_seed_another(
 ) -> None:
     one, two = planned(prepared), planned(prepared)
     assert np.array_equal(one.example, two.example)
-    kept = kept_items(prepared, TASKS, {})
+    kept = all_items(prepared)
     other = pack(prepared, kept, MIXTURE, SHAPE, steps=60, seed=2)
     assert not np.array_equal(one.example[:50], other.example[:50])
 
@@ -147,7 +150,7 @@ def _only(prepared: Prepared, tasks: tuple[str, ...]) -> Prepared:
 
 
 def test_what_was_removed_is_not_shown(prepared: Prepared) -> None:
-    kept = kept_items(prepared, TASKS, {"addition": range(1, 40)})
+    kept = [np.arange(1 if task == "addition" else 40) for task in TASKS]
     plan = pack(prepared, kept, MIXTURE, SHAPE, steps=20, seed=0)
     addition = plan.example[plan.example < 40]
     assert set(addition.tolist()) == {0}
@@ -169,8 +172,10 @@ def test_an_example_too_large_is_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_fitting_shape_holds_the_mixture(prepared: Prepared) -> None:
-    kept = kept_items(prepared, TASKS, {})
+    kept = all_items(prepared)
     shape = fitting(prepared, kept, MIXTURE, rows=4, tokens=256)
+    sizes = [prepared.size(example) for example in range(len(prepared))]
+    assert shape.audio >= max(size.audio for size in sizes)
     fill = fill_of(planned(prepared, shape), prepared, shape, TASKS)
     assert fill.tokens > 0.9
     assert not any(fill.too_large.values())
@@ -179,7 +184,7 @@ def test_a_fitting_shape_holds_the_mixture(prepared: Prepared) -> None:
 def test_a_plan_is_kept_and_checked_when_it_is_read(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    kept = kept_items(prepared, TASKS, {})
+    kept = all_items(prepared)
 
     def get(seed: int) -> Plan:
         return plan_for(tmp_path, prepared, kept, MIXTURE, SHAPE, steps=5, seed=seed)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from twinstep.decoder.data.entities import side
@@ -37,8 +39,9 @@ class Pair:
     target: str
 
 
-def pairs(language: str, folder: Path = FOLDER) -> list[Pair]:
-    """Returns what can be read here, in a fixed order; [] where there is nothing."""
+@cache
+def pairs(language: str, folder: Path = FOLDER) -> tuple[Pair, ...]:
+    """Returns what can be read here, in a fixed order; () where there is nothing."""
     found = list(_catalogued(language, folder)) or list(_named(language))
     seen: set[str] = set()
     unique: list[Pair] = []
@@ -46,10 +49,10 @@ def pairs(language: str, folder: Path = FOLDER) -> list[Pair]:
         if pair.source.lower() not in seen:
             seen.add(pair.source.lower())
             unique.append(pair)
-    return unique
+    return tuple(unique)
 
 
-def without_leaks(found: list[Pair]) -> list[Pair]:
+def without_leaks(found: Sequence[Pair]) -> list[Pair]:
     """Returns the pairs less those of the held-out side that have a text in common
     with the other side: two programs that say the same thing."""
     known = {
@@ -75,11 +78,14 @@ def available(language: str, folder: Path = FOLDER) -> bool:
 
 
 def edition(language: str, folder: Path = FOLDER) -> str:
-    """Names and sizes of the files as one short digest; another one, other pairs."""
+    """Names and sizes of the files as one short digest, or Babel's version: when it is
+    another, so are the pairs."""
     found = hashlib.sha256()
     paths = files(language, folder)
     for path in paths:
         found.update(f"{path.name} {path.stat().st_size}\n".encode())
+    if not paths and _has_babel():
+        return f"Babel {importlib.metadata.version('babel')}"
     return f"{len(paths)} catalogues {found.hexdigest()[:16]}"
 
 
@@ -88,7 +94,8 @@ def _catalogued(language: str, folder: Path) -> Iterator[Pair]:
         if path.stat().st_size > FILE_BYTES_MAX:
             continue
         entity, count = f"catalogue {path.stem}", 0
-        for source, target in messages(path.read_bytes()):
+        for text, translation in messages(path.read_bytes()):
+            source, target = text.strip(), translation.strip()
             if count < PAIRS_MAX and _usable(source, target):
                 count += 1
                 yield Pair(entity, source, target)

@@ -96,7 +96,7 @@ def read(folder: Path) -> Manifest:
         raise Corrupt(f"{path} has {size} bytes; at most {MANIFEST_BYTES_MAX}")
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(f"{path} is not a manifest: {error}; make the data again") from (
             error
         )

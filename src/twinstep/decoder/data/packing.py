@@ -275,7 +275,6 @@ def fitting(
     `spare` times what the mixture needs on average in its most demanding stage, and
     enough for its largest example."""
     images = audio = 0.0
-    largest = Size(0, 0, 0)
     table = Table(mixture, tuple(len(items) for items in kept), 0)
     for stage in range(len(mixture.stages)):
         if stage:
@@ -283,21 +282,20 @@ def fitting(
         need = Size(0, 0, 0)
         for n in range(table.begins[-1], table.begins[-1] + 1024):
             place = table[n]
-            size = prepared.size(
-                prepared.task_end[place.task] + int(kept[place.task][place.item])
-            )
-            need += size
-            if size.tokens <= tokens:
-                largest = Size(
-                    max(largest.tokens, size.tokens),
-                    max(largest.images, size.images),
-                    max(largest.audio, size.audio),
-                )
+            item = int(kept[place.task][place.item])
+            need += prepared.size(prepared.task_end[place.task] + item)
         images = max(images, need.images / need.tokens * tokens * spare)
         audio = max(audio, need.audio / need.tokens * tokens * spare)
+    flat = prepared.flat
+    shown = np.concatenate(
+        [prepared.task_end[task] + items for task, items in enumerate(kept)]
+    )
+    shown = shown[np.diff(flat.token_end)[shown] <= tokens]
+    largest_images = int(np.diff(flat.image_end)[shown].max(initial=0))
+    largest_audio = int(np.diff(flat.audio_end)[shown].max(initial=0))
     return BatchShape(
         rows=rows,
         tokens=tokens,
-        images=max(largest.images, math.ceil(images)),
-        audio=max(largest.audio, math.ceil(audio)),
+        images=max(largest_images, math.ceil(images)),
+        audio=max(largest_audio, math.ceil(audio)),
     )

@@ -18,6 +18,7 @@ import grain
 import numpy as np
 
 from twinstep.decoder.config import ModelConfig, TowerConfig
+from twinstep.decoder.data import removal
 from twinstep.decoder.data.example import texts_of
 from twinstep.decoder.data.mixture import Mixture, Stage, Table
 from twinstep.decoder.data.packing import Fill, Plan, fill_of, plan_for
@@ -42,8 +43,8 @@ def batches(
     """Returns the dataset whose element k is batch k (NumPy), for k in 0..steps - 1.
 
     `rows` are those that this process reads. `removed` has, for a task, the items
-    that are not shown (quality.py, decontaminate.py). Raises: UsageError when
-    tokenizer, model, store and mixture do not fit each other."""
+    that are not shown (None: those that removal.py wrote beside the manifest). Raises:
+    UsageError when tokenizer, model, store and mixture do not fit each other."""
     found = open_batches(
         store,
         tokenizer,
@@ -75,7 +76,8 @@ def open_batches(
     """As batches(), with what can be asked of it besides: how full the rows are."""
     tokenizer.require(config.vocabulary)
     prepared = prepare(store, mixture.tasks, tokenizer, config.tower, progress=progress)
-    kept = kept_items(prepared, mixture.tasks, removed or {})
+    counts = [prepared.count(number) for number in range(len(mixture.tasks))]
+    kept = kept_items(store, mixture.tasks, counts, removed)
     plan = plan_for(
         store.folder / "plans", prepared, kept, mixture, shape, steps=steps, seed=seed
     )
@@ -95,10 +97,7 @@ def sample_texts(
     Raises: UsageError when a task has no examples."""
     tasks = mixture.tasks
     examples = [store.examples(task, "train") for task in tasks]
-    kept = [
-        np.setdiff1d(np.arange(len(some)), list((removed or {}).get(task, ())))
-        for task, some in zip(tasks, examples, strict=True)
-    ]
+    kept = kept_items(store, tasks, [len(some) for some in examples], removed)
     sizes = tuple(len(items) for items in kept)
 
     def texts(stage: Stage) -> Iterator[str]:
@@ -120,12 +119,18 @@ def sample_texts(
 
 
 def kept_items(
-    prepared: Prepared, tasks: Sequence[str], removed: Mapping[str, Sequence[int]]
+    store: Examples,
+    tasks: Sequence[str],
+    counts: Sequence[int],
+    removed: Mapping[str, Sequence[int]] | None = None,
 ) -> list[np.ndarray]:
-    """Returns the items of each task that are not removed, in order."""
+    """Returns the items of each task that are shown, in order; `counts` has how many
+    each task has. Raises: UsageError or Corrupt, as removal.removed()."""
+    if removed is None:
+        removed = removal.removed(store)
     return [
-        np.setdiff1d(np.arange(prepared.count(number)), list(removed.get(task, ())))
-        for number, task in enumerate(tasks)
+        np.setdiff1d(np.arange(count), list(removed.get(task, ())))
+        for task, count in zip(tasks, counts, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sysconfig
 import warnings
@@ -43,6 +44,7 @@ class Module:
     entity: str
 
 
+@cache
 def library(share: float = 1.0) -> tuple[Module, ...]:
     """Returns the files of the standard library, or of a share of its modules."""
     root = Path(sysconfig.get_paths()["stdlib"])
@@ -50,6 +52,7 @@ def library(share: float = 1.0) -> tuple[Module, ...]:
     return _share(named, share)
 
 
+@cache
 def science(share: float = 1.0) -> tuple[Module, ...]:
     """Returns the files of the numerical packages that are installed here."""
     named: list[tuple[str, Path]] = []
@@ -142,11 +145,12 @@ def _text(path: Path) -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*.py")
-        if not LEFT_OUT & set(path.relative_to(root).parts)
-    )
+    found: list[Path] = []
+    for folder, inside, names in os.walk(root):
+        inside[:] = set(inside) - LEFT_OUT
+        kept = [name for name in names if name.endswith(".py")]
+        found += [Path(folder, name) for name in set(kept) - LEFT_OUT]
+    return sorted(found)
 
 
 def _top(path: Path, root: Path) -> str:

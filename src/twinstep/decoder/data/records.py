@@ -145,7 +145,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[T], record: bytes, where: str) -> 
         raise Corrupt(f"{where}: {len(record)} bytes; at most {RECORD_BYTES_MAX}")
     try:
         return decoder.decode(record)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(f"{where} is not a record of this store: {error}") from error
 
 

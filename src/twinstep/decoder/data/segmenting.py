@@ -18,6 +18,7 @@ import numpy as np
 from twinstep.decoder.config import TowerConfig
 from twinstep.decoder.data.example import Clip, Example, Picture, Said, Sound
 from twinstep.decoder.data.tokenizer import Tokenizer
+from twinstep.decoder.model.audio import log_mel
 from twinstep.decoder.model.segments import BOS, EOS, Audio, Image, Segment, Text
 
 FRAMES_MAX = 16
@@ -57,8 +58,6 @@ def segments(
 
 def sound_features(sound: Sound, tower: TowerConfig) -> Audio:
     """Returns the log-mel features of a sound."""
-    from twinstep.decoder.model.audio import log_mel
-
     return Audio(log_mel(sound.samples, mel=tower.mel))
 
 

@@ -41,6 +41,8 @@ from twinstep.errors import Corrupt, UsageError
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 PROGRESS_EXAMPLES = 500
+_NO_READAHEAD = "readahead_buffer_size:0"
+"""For reading in any order."""
 
 Progress = Callable[[str, Split, int], None]
 """Told (task, split, examples made so far): at the end of each split, and on the way.
@@ -81,9 +83,15 @@ class Examples(Sequence[Example]):
 
     def _record(self, number: int) -> bytes:
         with self._lock:
-            if self._reader is None:
-                self._reader = _reader(self._path)
-            return self._reader.read([number])[0]
+            try:
+                if self._reader is None:
+                    self._reader = ArrayRecordReader(str(self._path), _NO_READAHEAD)
+                return self._reader.read([number])[0]
+            except (IndexError, RuntimeError) as error:
+                raise Corrupt(
+                    f"{self._path} record {number} cannot be read: {error}; make the "
+                    "data again"
+                ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_path": self._path, "_task": self._task, "_entry": self._entry}
@@ -276,7 +284,3 @@ def _written(
         media=len(media),
         entities=len(entities),
     )
-
-
-def _reader(path: Path) -> Any:
-    return ArrayRecordReader(str(path), "readahead_buffer_size:0")
