@@ -67,7 +67,7 @@ class DecoderLM(TemplateLM):
         *,
         length_max: int,
         see: See = whole,
-        batch: int = 256,
+        batch: int = 512,
         progress: Progress = untold,
     ) -> None:
         super().__init__()

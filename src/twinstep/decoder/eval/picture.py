@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from twinstep.decoder.data.example import Clip, Part, Picture, Sound
+from twinstep.decoder.data.example import Clip, Part, Picture, Said, Sound
 from twinstep.decoder.eval.chosen import Shown, words_of
 from twinstep.decoder.eval.report import Report, Row
 from twinstep.decoder.model.audio import log_mel
@@ -25,7 +25,9 @@ from twinstep.decoder.model.audio import log_mel
 RIGHT, WRONG, INK, PALE, PAPER = "#1a7f4b", "#c0392b", "#22262e", "#737b88", "#ffffff"
 RULE = "#e4e7ec"
 COLUMNS = 4
-WIDTH_IN, ROW_IN, HEAD_IN = 14.0, 1.32, 0.95
+WIDTH_IN, HEAD_IN = 14.0, 0.95
+MEDIA_IN, TEXT_IN, DOCUMENT_IN = 1.32, 0.86, 1.12
+"""Heights of a row, by what its task shows."""
 DOTS_PER_INCH = 110
 STRIP = 6
 """Frames of a clip that are drawn, from the first to the last."""
@@ -37,18 +39,27 @@ LABEL = 0.175
 def draw(report: Report, items: Mapping[str, Sequence[Shown]], path: Path) -> None:
     """Writes the picture, one row for each task that has items to show."""
     rows = [row for row in report.rows if items.get(row.task)]
-    height = HEAD_IN + ROW_IN * len(rows)
+    heights = [_height_in(items[row.task][0]) for row in rows]
+    height = HEAD_IN + sum(heights) + 0.1
     figure = Figure(figsize=(WIDTH_IN, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
     FigureCanvasAgg(figure)
     _heading(figure, report, height)
-    for number, row in enumerate(rows):
-        top = 1 - (HEAD_IN + ROW_IN * number) / height
-        _label(figure, row, top, ROW_IN / height)
+    down_in = HEAD_IN
+    for row, row_in in zip(rows, heights, strict=True):
+        top = 1 - down_in / height
+        down_in += row_in
+        _label(figure, row, top, MEDIA_IN / height)
         for column, item in enumerate(items[row.task][:COLUMNS]):
             width = (1 - LABEL) / COLUMNS
             left = LABEL + column * width
-            _cell(figure, item, (left, top, width - 0.012, ROW_IN / height))
+            _cell(figure, item, (left, top, width - 0.02, MEDIA_IN / height))
     figure.savefig(path)
+
+
+def _height_in(item: Shown) -> float:
+    if item.right is None:
+        return DOCUMENT_IN
+    return TEXT_IN if all(isinstance(p, str | Said) for p in item.parts) else MEDIA_IN
 
 
 def _heading(figure: Figure, report: Report, height: float) -> None:
@@ -70,7 +81,7 @@ def _label(figure: Figure, row: Row, top: float, height: float) -> None:
         if row.metric == "chrf"
         else f"{row.reached.value:.3f}"
     )
-    family = "\n".join(textwrap.wrap(row.family, 30))
+    family = row.family.replace(" (", "\n(")
     for down, text, style in (
         (0.17, row.task, {"size": 11, "weight": "bold", "color": INK}),
         (
@@ -112,7 +123,7 @@ def _cell(
         if len(answer) + len(truth) > 30:
             down += 0.13
         figure.text(
-            left + 0.94 * width, top - down * height, truth, size=8.5, color=INK,
+            left + 0.98 * width, top - down * height, truth, size=8.5, color=INK,
             va="top", ha="right",
         )  # fmt: skip
 
@@ -127,9 +138,9 @@ def _document(
         "family": "monospace",
         "linespacing": 1.2,
     }
-    given = _wrapped(words_of(item.parts), 46, 4)
+    given = _wrapped(words_of(item.parts), 40, 4)
     figure.text(left, top - 0.08 * height, given, color=PALE, **style)
-    written = _wrapped(item.answer or "(nothing)", 46, 4)
+    written = _wrapped(item.answer or "(nothing)", 40, 4)
     figure.text(left, top - 0.52 * height, written, color=INK, **style)
 
 

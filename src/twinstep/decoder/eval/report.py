@@ -43,10 +43,10 @@ class Measured:
 class Row:
     """One task. Shares and bits per byte as they are, chrF in 0..100.
 
-    `chance` is what the commonest answer reaches, or a pick of the possible ones, or the
-    bits of equal bytes; `guess` what the question and the sizes of media allow without
-    looking. `blind` is the model with blank media, `shuffled` with video frames out of
-    order; None where a task has no such media."""
+    `chance` is what the commonest answer reaches, or a pick of those that are
+    possible, or the bits of equal bytes; `guess` what the question and the sizes of
+    media allow without looking. `blind` is the model with blank media, `shuffled` with
+    video frames out of order; None where a task has no such media."""
 
     task: str
     family: str
