@@ -28,7 +28,6 @@ def test_a_box_of_several_processes_has_a_replica_number_in_each() -> None:
         found = spread(indices, SHAPE, here=here, processes=2)
         assert [box.extent.offsets for box in found.boxes] == [(0, 0), (2, 0)]
         assert [box.replica for box in found.boxes] == [here, here]
-        assert not found.shared
 
 
 def test_the_first_is_told_by_the_order_of_devices_and_not_of_processes() -> None:
@@ -54,6 +53,17 @@ def test_what_every_process_holds_whole_is_shared() -> None:
     assert spread(indices | {third: WHOLE}, SHAPE, here=0, processes=3).shared
     assert spread(indices, SHAPE, here=2, processes=3).boxes == ()
     assert not spread({first: WHOLE}, SHAPE, here=0, processes=1).shared
+
+
+def test_what_every_process_holds_in_several_boxes_is_shared() -> None:
+    """As the state of a mesh is whose pods are processes."""
+    first, second, third, fourth = devices(0, 0, 1, 1)
+    indices = {first: TOP, second: BOTTOM, third: TOP, fourth: BOTTOM}
+    assert spread(indices, SHAPE, here=0, processes=2).shared
+    assert spread(indices, SHAPE, here=1, processes=2).shared
+    assert not spread(indices, SHAPE, here=1, processes=3).shared
+    indices[fourth] = TOP
+    assert not spread(indices, SHAPE, here=0, processes=2).shared
 
 
 def test_an_array_without_dims_is_one_box() -> None:

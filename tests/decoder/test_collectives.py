@@ -63,11 +63,33 @@ backend_config={"known_trip_count":{"n":"5"}}
             "collective-permute over data",
             16,
         ),
+        (
+            "%a = f32[4] all-reduce(%v), replica_groups=mesh['x'=4,'y'=2] {'y'}",
+            "all-reduce over model",
+            16,
+        ),
+        (
+            "%a = f32[4] all-reduce(%v), replica_groups=mesh['x'=4,'y'=2] {'x':(2)2}",
+            "all-reduce over data",
+            16,
+        ),
+        (
+            "%a = f32[4] all-reduce(%v), replica_groups=mesh['x'=2,'y'=4], "
+            "device_ids=([2,2,2]T(1,0,2)) {'x'}, to_apply=%add",
+            "all-reduce over data",
+            16,
+        ),
     ],
 )
 def test_one_in_a_loop(instruction: str, key: str, size: int) -> None:
     found = collectives(LOOP.replace("INSTRUCTION", instruction), MESH)
     assert found == {key: Traffic(1, 5, 5 * size)}
+
+
+def test_groups_in_an_unknown_form_are_refused() -> None:
+    line = "%a = f32[4] all-reduce(%v), replica_groups=anew(4)"
+    with pytest.raises(ValueError, match="anew"):
+        collectives(LOOP.replace("INSTRUCTION", line), MESH)
 
 
 def test_what_is_no_collective_or_never_runs_is_not_counted() -> None:

@@ -10,9 +10,10 @@ a word to the others, which of those that hold the same box is the first:
     replica  0    0    1    1         process 0 writes both to storage
 
 Inside a process a box is captured once, whatever devices hold it. What every process
-holds whole is `shared`: a copy on each machine is made already. A box that some
-processes hold is captured by each of them, since a rank is restored from its own slot
-and nothing else, and goes to storage once (Entry.replica).
+holds all of, in one box or (as above) in several, is `shared`: a copy on each machine
+is made already. A box that only some processes hold is captured by each of them, since
+a rank is restored from its own slot and nothing else, and goes to storage once
+(Entry.replica).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """All boxes of an array in this process, each once; `shared` when every process
-    holds all of it."""
+    """All boxes of an array in this process, each once and in one order in all
+    processes; `shared` when every process holds every box."""
 
     boxes: tuple[Held, ...]
     shared: bool
@@ -76,9 +77,10 @@ def spread(
                     replica=order.index(here),
                 )
             )
-    whole = list(holders) == [Extent((0,) * len(shape), shape)]
-    everyone = {device.process_index for each in holders.values() for device in each}
-    shared = whole and processes > 1 and len(everyone) == processes
+    shared = processes > 1 and all(
+        len({device.process_index for device in devices}) == processes
+        for devices in holders.values()
+    )
     return Spread(boxes=tuple(boxes), shared=shared)
 
 

@@ -42,6 +42,11 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}")
+_NAMED = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
+_PART = re.compile(r"'(\w+)':\((\d+)\)(\d+)")
 _SHAPE = re.compile(r"\b(pred|bf16|f16|f32|f64|[su](?:8|16|32|64))\[([\d,]*)\]")
 
 
@@ -126,16 +131,39 @@ def _groups(line: str, devices: int) -> np.ndarray:
     """int[groups, devices of one]; of a list of groups the first only, since one
     instruction's groups all lie along the same axes."""
     if iota := _IOTA.search(line):
-        shape = [int(size) for size in iota[3].split(",")]
-        numbers = np.arange(math.prod(shape)).reshape(shape)
-        if iota[4]:
-            numbers = numbers.transpose([int(dim) for dim in iota[4].split(",")])
-        return numbers.reshape(int(iota[1]), int(iota[2]))
+        return _iota(iota[3], iota[4]).reshape(int(iota[1]), int(iota[2]))
     if pairs := _PAIRS.search(line):
         return np.array([int(n) for n in re.findall(r"\d+", pairs[1])]).reshape(-1, 2)
     if listed := _LISTED.search(line):
         return np.array([[int(number) for number in listed[1].split(",")]])
-    return np.arange(devices)[None]  # "replica_groups={}" is all of them
+    if named := _NAMED.search(line):
+        order = _iota(named[2] or str(devices), named[3])
+        return _named_groups(order, named[1], named[4])
+    if "replica_groups={}" in line:
+        return np.arange(devices)[None]
+    raise ValueError(f"no groups of devices are found in {line.strip()[:300]}")
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """0, 1, 2 ... in an array of these dims, which are then transposed."""
+    shape = [int(size) for size in dims.split(",")]
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return numbers.transpose([int(dim) for dim in order.split(",")] if order else None)
+
+
+def _named_groups(devices: np.ndarray, mesh: str, axes: str) -> np.ndarray:
+    """Groups along some axes of a mesh of the compiler's own, 'a'=4,'b'=2 {'a'}; a part
+    of an axis is 'a':(1)2, of size 2 behind a part of size 1."""
+    shape: list[int] = []
+    kept: list[int] = []
+    parts = {name: (int(front), int(size)) for name, front, size in _PART.findall(axes)}
+    for name, size in re.findall(r"'(\w+)'=(\d+)", mesh):
+        front, inside = parts.get(name, (1, int(size) if f"'{name}'" in axes else 1))
+        kept.append(len(shape) + 1)
+        shape += [front, inside, int(size) // (front * inside)]
+    numbers = devices.reshape(shape)
+    numbers = np.moveaxis(numbers, kept, range(-len(kept), 0))
+    return numbers.reshape(-1, math.prod(shape[at] for at in kept))
 
 
 def _bytes(result: str, *, in_pairs: bool) -> int:

@@ -48,7 +48,7 @@ RULES: Rules = {
     "head": None,
     "mlp": "model",
     "layers": None,
-    "tower": None,
+    "tower": "data",
     "tower_heads": "model",
     "tower_mlp": "model",
 }

@@ -36,6 +36,7 @@ from twinstep.decoder.model.layers import (
     rope,
 )
 from twinstep.decoder.model.lookup import lookup, place
+from twinstep.decoder.model.placed import placed
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.model.structure import Structure, structure_of
 from twinstep.decoder.model.tower import soft_tokens, tower_spec
@@ -127,11 +128,15 @@ def inputs(
 ) -> jax.Array:
     """Returns [B, T, D]: the tokens' vectors, and soft tokens where slots say so."""
     token, slot = jnp.asarray(batch.token), jnp.asarray(batch.slot)
-    x = lookup(params["embed"], token, config.dtype) * config.width**0.5
+    table = placed(params["embed"], "vocab", None)
+    x = placed(lookup(table, token, config.dtype), "rows", "positions", None)
+    x = x * config.width**0.5
     if batch.patch.shape[1] + batch.frame.shape[1] == 0:
         return x
     soft = soft_tokens(params["tower"], batch, config, backend=backend)
-    return jnp.where((slot < 0)[..., None], x, place(soft, slot))
+    soft = placed(soft, "rows", None, None)
+    x = jnp.where((slot < 0)[..., None], x, place(soft, slot))
+    return placed(x, "rows", "positions", None)
 
 
 def layers_of(params: Tree, config: ModelConfig) -> Iterator[Tree]:
@@ -149,7 +154,7 @@ def layers_of(params: Tree, config: ModelConfig) -> Iterator[Tree]:
 
 def logits(params: Tree, x: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns float32[..., V] of forward()'s vectors."""
-    table = params["embed"].astype(x.dtype)
+    table = placed(params["embed"], "vocab", None).astype(x.dtype)
     raw = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
     if config.logit_cap is None:
         return raw
@@ -182,7 +187,7 @@ def token_nats(
     chunk = max(1, min(length, LOGITS_MAX // (rows * config.vocabulary)))
 
     def some(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        raw = logits(params, x, config)
+        raw = placed(logits(params, x, config), "rows", None, "vocab")
         # A sum and not a gather, whose gradient would be a scatter.
         is_own = jnp.arange(config.vocabulary) == target[..., None]
         own = jnp.sum(jnp.where(is_own, raw, 0.0), axis=-1)

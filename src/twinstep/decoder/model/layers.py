@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from twinstep.decoder.model.attention import attend
+from twinstep.decoder.model.placed import placed
 from twinstep.decoder.model.structure import Structure
 from twinstep.decoder.spec import Param
 
@@ -104,8 +105,9 @@ def block(
     """Returns x [B, T, D] after attention and MLP, and the keys and values attended to:
     the positions' own, or `cached` with them written in at `at`."""
     mixed, kept = attention(params["attention"], x, sizes, sight, cached, at)
-    x = x + mixed
-    return x + gated_mlp(params["mlp"], x, sizes), kept
+    x = placed(x + mixed, "rows", "positions", None)
+    x = x + gated_mlp(params["mlp"], x, sizes)
+    return placed(x, "rows", "positions", None), kept
 
 
 def attention(
@@ -119,6 +121,7 @@ def attention(
     """The block's attention without the residual; see block()."""
     lead = x.shape[:2]
     x = rms_norm(params["norm"], x, sizes.epsilon)
+    x = placed(x, "rows", "positions", None)
     q = project(x, params["query"]).reshape(*lead, sizes.heads, -1)
     k = project(x, params["key"]).reshape(*lead, sizes.kv_heads, -1)
     v = project(x, params["value"]).reshape(*lead, sizes.kv_heads, -1)
@@ -147,8 +150,9 @@ def attention(
 def gated_mlp(params: Tree, x: jax.Array, sizes: BlockSizes) -> jax.Array:
     """down(gelu(gate(x)) * up(x)), without the residual."""
     x = rms_norm(params["norm"], x, sizes.epsilon)
+    x = placed(x, "rows", "positions", None)
     inner = jax.nn.gelu(project(x, params["gate"])) * project(x, params["up"])
-    return project(inner, params["down"])
+    return project(placed(inner, "rows", "positions", "mlp"), params["down"])
 
 
 def project(x: jax.Array, weight: jax.Array) -> jax.Array:

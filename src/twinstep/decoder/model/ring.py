@@ -14,8 +14,8 @@ add up to what one softmax over all keys gives (Liu et al., Ring Attention; the 
 is FlashAttention's). Passing on the next keys does not depend on attending to these:
 where the hardware can, both happen at once.
 
-With one device along context this is the plain computation with its heads apart, which
-the partitioner would not find by itself: the dense form folds heads into positions.
+With one device along context this is another backend with its heads apart, which the
+partitioner would not find by itself: they fold heads into positions.
 
 Left out: dealing positions so that all devices have equal work. With a causal structure
 the first device attends to one part, the last to all; the ring is as slow as the last.
@@ -30,9 +30,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from twinstep.decoder.model.attention import HIDDEN
+from twinstep.decoder.model.attention import attend
+from twinstep.decoder.model.blockwise import KEYS
 from twinstep.decoder.model.placed import spec_of
-from twinstep.decoder.model.structure import Structure, allowed
+from twinstep.decoder.model.structure import HIDDEN, Structure, allowed
 from twinstep.errors import UsageError
 
 Part = tuple[jax.Array, jax.Array, jax.Array]
@@ -46,18 +47,19 @@ def ring(
     queries: Structure,
     keys: Structure,
     window: int | None,
+    *,
+    chunk: int = KEYS,
 ) -> jax.Array:
     """Returns what attention.reference does, for arrays over the mesh that is set
     (shard.on). What an axis does not divide (one key head, an image's few positions) is
-    whole on every device of that axis.
+    whole on every device of that axis. `chunk`: keys at a time.
 
     Raises: UsageError when no mesh with these axes is set."""
     mesh = jax.sharding.get_abstract_mesh()
-    missing = {"pod", "data", "model", "context"} - set(mesh.axis_names)
-    if missing:
+    if mesh.empty:
         raise UsageError(
-            f"attention backend 'ring' outside of a mesh with {', '.join(sorted(missing))}"
-            "; call it within shard.on(mesh)"
+            "attention backend 'ring', and no mesh is set; call it within "
+            "shard.on(mesh), or use another backend"
         )
     turns = mesh.shape["context"]
     apart = q.shape[1] % turns == k.shape[1] % turns == 0
@@ -66,9 +68,11 @@ def ring(
     fits = k.shape[2] == 1 or k.shape[2] % mesh.shape["model"] == 0
     of_queries = spec_of(q.shape, ("rows", positions, "heads" if fits else None, None))
     of_keys = spec_of(k.shape, ("rows", positions, "heads", None))
-    of_structure = Structure(*[PartitionSpec(*of_queries[:2])] * 3)
+    of_structure = PartitionSpec(*of_queries[:2])
     return jax.shard_map(
-        functools.partial(_turns, turns=turns if apart else 1, window=window),
+        functools.partial(_turns, turns=turns, chunk=chunk, window=window)
+        if apart and turns > 1
+        else functools.partial(_alone, window=window),
         mesh=mesh,
         in_specs=(of_queries, of_keys, of_keys, of_structure, of_structure),
         out_specs=of_queries,
@@ -84,10 +88,11 @@ def _turns(
     keys: Structure,
     *,
     turns: int,
+    chunk: int,
     window: int | None,
 ) -> jax.Array:
-    """What one device does."""
-    attended = jax.checkpoint(functools.partial(part_of, window=window))
+    """What one device does in a ring."""
+    attended = functools.partial(part_of, chunk=min(chunk, k.shape[1]), window=window)
     found = attended(q, k, v, queries, keys)
     pairs = [(source, (source + 1) % turns) for source in range(turns)]
 
@@ -98,10 +103,22 @@ def _turns(
         more = attended(q, here_k, here_v, queries, here_keys)
         return (merged(found, more), held), None
 
-    if turns > 1:
-        (found, _), _ = jax.lax.scan(turn, (found, (k, v, keys)), length=turns - 1)
+    (found, _), _ = jax.lax.scan(turn, (found, (k, v, keys)), length=turns - 1)
     mixed, _, total = found
     return (mixed / jnp.where(total > 0, total, 1.0)[..., None]).astype(v.dtype)
+
+
+def _alone(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    queries: Structure,
+    keys: Structure,
+    *,
+    window: int | None,
+) -> jax.Array:
+    """What one device does that has all positions."""
+    return attend(q, k, v, queries, keys, window=window)
 
 
 def part_of(
@@ -111,9 +128,35 @@ def part_of(
     queries: Structure,
     keys: Structure,
     *,
+    chunk: int,
     window: int | None,
 ) -> Part:
-    """Returns what the queries find in these keys, not yet divided by its sum."""
+    """Returns what the queries find in these keys, not yet divided by its sum. Scores
+    of one chunk of keys exist at a time; the backward pass makes them again."""
+    extra = -k.shape[1] % chunk
+    some = jax.checkpoint(functools.partial(_chunk, window=window))
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, extra), *[(0, 0)] * (x.ndim - 2)))
+        return x.reshape(x.shape[0], -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    def add(found: Part, piece: Any) -> tuple[Part, None]:
+        return merged(found, some(q, *piece[:2], queries, piece[2])), None
+
+    lowest = jnp.full(q.shape[:3], HIDDEN, jnp.float32)
+    nothing = jnp.zeros(q.shape, jnp.float32), lowest, jnp.zeros_like(lowest)
+    return jax.lax.scan(add, nothing, jax.tree.map(cut, (k, v, keys)))[0]
+
+
+def _chunk(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    queries: Structure,
+    keys: Structure,
+    *,
+    window: int | None,
+) -> Part:
     rows, length, heads, size = q.shape
     kv_heads = k.shape[2]
     q = q.reshape(rows, length, kv_heads, heads // kv_heads, size)

@@ -36,6 +36,7 @@ from twinstep.decoder.model.layers import (
     rms_norm,
 )
 from twinstep.decoder.model.lookup import lookup
+from twinstep.decoder.model.placed import placed
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.model.structure import Structure
 from twinstep.decoder.spec import Param
@@ -81,12 +82,12 @@ def tower_spec(config: ModelConfig) -> Tree:
             "row": places(tower.grid),
             "column": places(tower.grid),
             "norm": Param((tower.window * width,), ("tower",), "zeros"),
-            "out": linear(tower.window * width, out, ("tower", "embed")),
+            "out": linear(tower.window * width, out, (None, "embed")),
         },
         "audio": {
             "embed": linear(bins, width, (None, "tower")),
             "norm": Param((width,), ("tower",), "zeros"),
-            "out": linear(width, out, ("tower", "embed")),
+            "out": linear(width, out, (None, "embed")),
         },
         "layers": [block_spec(tower_sizes(config)) for _ in range(tower.layers)],
     }
@@ -108,7 +109,10 @@ def soft_tokens(
         parts.append(_frames(params["audio"], batch, config))
         number = jnp.asarray(batch.frame_doc)
         docs.append(jnp.where(number > 0, number + SOUND, 0))
-    x, doc = jnp.concatenate(parts, axis=1), jnp.concatenate(docs, axis=1)
+    x, doc = (
+        placed(jnp.concatenate(parts, axis=1), "rows", None, None),
+        jnp.concatenate(docs, axis=1),
+    )
     nowhere = jnp.zeros_like(doc)
     sight = Sight(queries=Structure(doc, nowhere, nowhere), backend=backend)
     for layer in params["layers"]:
@@ -131,7 +135,8 @@ def _patches(params: Tree, batch: Packed, config: ModelConfig) -> jax.Array:
     x = project(value.reshape(rows, -1, pixels), params["embed"])
     place = jnp.asarray(batch.patch_at).reshape(rows, -1, 2)
     row = lookup(params["row"], place[..., 0], config.dtype)
-    return x + row + lookup(params["column"], place[..., 1], config.dtype)
+    column = lookup(params["column"], place[..., 1], config.dtype)
+    return x + placed(row, "rows", None, None) + placed(column, "rows", None, None)
 
 
 def _frames(params: Tree, batch: Packed, config: ModelConfig) -> jax.Array:
