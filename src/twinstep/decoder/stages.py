@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from twinstep import config as job_config, launcher
 from twinstep.clock import wall_s
+from twinstep.decoder.data import removal
 from twinstep.decoder.data.mixture import Mixture, Stage
 from twinstep.decoder.data.pipeline import Batches, open_batches, sample_texts
 from twinstep.decoder.data.store import Store
@@ -73,16 +74,28 @@ def make_data(run: Run, recipe: Recipe, speech: Speech) -> Store:
             lambda task, split, made: now(f"{task}: {made} examples ({split})"),
             amount=settings.amount,
         )
+        removed = _removed(store, now) if settings.filtered else {}
     for task, entry in store.manifest.tasks.items():
+        why = ", ".join(f"{n} {rule}" for rule, n in removed.get(task, {}).items())
         speech.line(
             f"  {task}: {entry.train.examples} examples, {entry.held_out.examples} "
-            "held out"
+            f"held out{'; passed over: ' if why else ''}{why}"
         )
     for task, reason in store.manifest.absent.items():
         speech.line(f"  {task} is left out: {reason}")
     seconds = time.monotonic() - began_s
     speech.line(f"data: {len(store.tasks())} tasks, {seconds:.0f} s")
     return store
+
+
+def _removed(
+    store: Store, now: Callable[[str], None]
+) -> Mapping[str, Mapping[str, int]]:
+    """Notes what is not to be trained on; returns by task how many, and by what."""
+    found = removal.remove(
+        store, progress=lambda task, done, total: now(f"{task}: {done}/{total} judged")
+    )
+    return found.counts()
 
 
 def mixture_of(recipe: Recipe, store: Store) -> Mixture:
