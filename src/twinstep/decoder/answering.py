@@ -22,12 +22,14 @@ from twinstep.decoder.data.segmenting import segments
 from twinstep.decoder.data.tokenizer import Tokenizer
 from twinstep.decoder.model.audio import resample
 from twinstep.decoder.model.sample import Sampler
+from twinstep.decoder.model.segments import BatchShape
 from twinstep.decoder.run import Run
 from twinstep.errors import UsageError
 
 HERTZ = 16_000
 FRAMES_READ_MAX = 1000
 PIXELS_MAX = 64_000_000
+ALONE = BatchShape(rows=1, tokens=32, images=0, audio=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def answer(
         task="", entity="", prompt=question.parts(config.tower), answer=""
     )
     prompt = segments(example, tokenizer, config.tower, answered=False)
-    sampler = Sampler(params, config, rows=1)
+    sampler = Sampler(params, config, least=ALONE)
     said = sampler.generate(
         [prompt], tokens_max=tokens_max, temperature=temperature, seed=seed
     )

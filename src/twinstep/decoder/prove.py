@@ -1,6 +1,6 @@
 """The same training twice, undisturbed and injured, ends in the same weights.
 
-Both runs use one run's data and tokenizer and share what is compiled. In the second, a
+Both runs use one run's data and tokenizer, and compile for themselves. In the second, a
 rank is killed and then a machine (SIGKILL, from outside, as `twinstep inject` does),
 each once a step is reached, every copy exists, and the newest steps are safe. Then the
 weights are compared bit by bit, and both ledgers say what it cost.
@@ -41,7 +41,7 @@ from twinstep.decoder.train.metrics import read as read_metrics
 from twinstep.errors import DeadlinePassed, TwinstepError, UsageError
 
 PICTURE = "goodput.png"
-SHARED = ("data", "tokenizer.model", "cache")
+SHARED = ("data", "tokenizer.model")
 SAFE_BEHIND_MAX = 2
 LOOK_S = 0.1
 WAIT_S_MAX = 900.0
@@ -284,7 +284,6 @@ def _prepared(run: Run, folder: Path, recipe: Recipe) -> Run:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    run.cache.mkdir(exist_ok=True)
     for name in SHARED:
         (folder / name).symlink_to((run.folder / name).absolute())
     made = Run(folder)

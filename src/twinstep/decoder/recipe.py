@@ -30,6 +30,9 @@ class DataSettings:
     tasks: tuple[str, ...] = ()
     amount: float = 1.0
     seed: int = 0
+    filtered: bool = True
+    """Whether what the quality rules refuse, and what held-out examples ask, is passed
+    over (data/removal.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from twinstep import config as job_config, launcher
 from twinstep.clock import wall_s
+from twinstep.decoder.data import removal
 from twinstep.decoder.data.mixture import Mixture, Stage
 from twinstep.decoder.data.pipeline import Batches, open_batches, sample_texts
 from twinstep.decoder.data.store import Store
@@ -29,12 +29,15 @@ PRELOAD = (
     "jax",
     "jax.experimental.compilation_cache.compilation_cache",
     "jax.experimental.multihost_utils",
-    "optax",
-    "grain",
     "twinstep.adapters.jax",
+    "twinstep.decoder.stages",
+    "twinstep.decoder.train.initial",
+    "twinstep.decoder.train.loop",
+    "twinstep.decoder.train.ranks",
+    "twinstep.decoder.weights",
     "twinstep.session",
 )
-"""What a rank imports, in the process it is forked from: those that start no thread."""
+"""What a rank imports, done in the process that it is forked from."""
 
 
 class Speech:
@@ -71,16 +74,28 @@ def make_data(run: Run, recipe: Recipe, speech: Speech) -> Store:
             lambda task, split, made: now(f"{task}: {made} examples ({split})"),
             amount=settings.amount,
         )
+        removed = _removed(store, now) if settings.filtered else {}
     for task, entry in store.manifest.tasks.items():
+        why = ", ".join(f"{n} {rule}" for rule, n in removed.get(task, {}).items())
         speech.line(
             f"  {task}: {entry.train.examples} examples, {entry.held_out.examples} "
-            "held out"
+            f"held out{'; passed over: ' if why else ''}{why}"
         )
     for task, reason in store.manifest.absent.items():
         speech.line(f"  {task} is left out: {reason}")
     seconds = time.monotonic() - began_s
     speech.line(f"data: {len(store.tasks())} tasks, {seconds:.0f} s")
     return store
+
+
+def _removed(
+    store: Store, now: Callable[[str], None]
+) -> Mapping[str, Mapping[str, int]]:
+    """Notes what is not to be trained on; returns by task how many, and by what."""
+    found = removal.remove(
+        store, progress=lambda task, done, total: now(f"{task}: {done}/{total} judged")
+    )
+    return found.counts()
 
 
 def mixture_of(recipe: Recipe, store: Store) -> Mixture:
@@ -171,13 +186,12 @@ def job_of(recipe: Recipe) -> job_config.Job:
     """Returns the job that trains the recipe: copies at once and of every step, for a
     few processors carry the copies too, and no link is shared with training."""
     settings = recipe.job
-    modules = [name for name in PRELOAD if importlib.util.find_spec(name.split(".")[0])]
     job: Any = job_config.load(
         None,
         machines=settings.machines,
         ranks_per_machine=settings.ranks_per_machine,
         standbys=settings.standbys,
-        preload=tuple(modules),
+        preload=PRELOAD,
         schedule={"mode": "off", "every_max": 1, "withhold_every": 0},
     )
     return job

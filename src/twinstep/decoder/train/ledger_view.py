@@ -43,9 +43,9 @@ WORDS = {
 def table(runs: Mapping[str, Summary]) -> Table:
     """Returns a table with a column for each run: seconds, and shares of it."""
     made = Table(title="Goodput", title_justify="left", show_footer=False)
-    made.add_column("time went to")
+    made.add_column("time went to", no_wrap=True)
     for name in runs:
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", no_wrap=True)
     made.add_column("what it is", style="dim")
     causes = [
         cause for cause in WORDS if any(cause in s.badput_s for s in runs.values())
