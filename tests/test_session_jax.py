@@ -131,6 +131,8 @@ def test_a_fence_lets_the_order_that_has_come_be_carried_out(loop: Functional) -
         assert loop.agent.hear(say.Captured).step == step
         assert numpy.array_equal(loop.slot(step % 2), expected)
     assert loop.session.statistics().skipped == 0
+    assert isinstance(loop.session._adapter, JaxState)
+    assert not loop.session._adapter._keeper.donates, "each state was copied first"
 
 
 def test_a_step_that_was_closed_is_not_captured(loop: Functional) -> None:

@@ -68,6 +68,8 @@ class Keeper:
         self._last: weakref.ref[Kept] | None = None
         self._copy = api.jit(_copies)
         self._work_of: dict[Any, Any] = {}
+        self._grouped: list[Part] | None = None
+        self._groups: dict[Any, list[tuple[int, bool]]] = {}
 
     def keep(self, plan: Plan, leaves: Sequence[Any]) -> Kept:
         """The arrays' bytes can be read until what is returned is dropped. Never waits
@@ -111,19 +113,19 @@ class Keeper:
     def _copied(self, kept: Kept) -> list[Any]:
         """Returns copies of the parts, of which each device makes its own in turn."""
         copies = list(kept.arrays)
-        of_device: dict[Any, list[int]] = {}
-        for at, (part, array) in enumerate(zip(kept.parts, kept.arrays, strict=True)):
-            if isinstance(array, jax.Array):
-                local: Any = array.addressable_data(part.position)
-                copies[at] = local
-                of_device.setdefault(next(iter(local.devices())), []).append(at)
-        for device, places in of_device.items():
-            given = [copies[at] for at in places]
+        if self._grouped is not kept.parts:
+            self._grouped, self._groups = kept.parts, _by_device(kept)
+        for device, places in self._groups.items():
+            given = [copies[at] for at, _ in places]
+            for number, (at, cut) in enumerate(places):
+                if cut:
+                    local = copies[at].addressable_data(kept.parts[at].position)
+                    given[number] = local
             if device.platform == "cpu":
                 made = self._copy(given, self._work(device))[0]
             else:
                 made = api.device_put(given, _pinned(device), may_alias=False)
-            for at, copy in zip(places, made, strict=True):
+            for (at, _), copy in zip(places, made, strict=True):
                 copies[at] = copy
         return copies
 
@@ -131,6 +133,19 @@ class Keeper:
         if device not in self._work_of:
             self._work_of[device] = api.device_put(numpy.ones(WORK, "float32"), device)
         return self._work_of[device]
+
+
+def _by_device(kept: Kept) -> dict[Any, list[tuple[int, bool]]]:
+    """Returns which parts each device copies, and whether a part is not all that the
+    array has in this process. The same for all steps of a plan."""
+    found: dict[Any, list[tuple[int, bool]]] = {}
+    for at, (part, array) in enumerate(zip(kept.parts, kept.arrays, strict=True)):
+        if isinstance(array, jax.Array):
+            local: Any = array.addressable_data(part.position)
+            sharding: Any = array.sharding
+            cut = len(sharding.device_set) > 1
+            found.setdefault(next(iter(local.devices())), []).append((at, cut))
+    return found
 
 
 def _copies(arrays: list[Any], work: Any) -> tuple[list[Any], Any]:
