@@ -9,11 +9,16 @@ INSTALLED := .venv/.installed
 # that none is to be written as well.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: venv demo test test-jobs test-parts test-engines test-integrations \
+.PHONY: venv decoder demo test test-jobs test-parts test-engines test-integrations \
 	test-kubernetes test-launches \
 	test-long test-storage check bench bench-interleave fuzz fuzz-live clean
 
 venv: $(INSTALLED)
+
+# From nothing to a trained and evaluated model, under protection: minutes on two cores.
+DECODER ?= decoder-run
+decoder: $(INSTALLED) .venv/.debian
+	$(BIN)/twinstep decoder all --folder $(DECODER)
 
 demo: $(INSTALLED)
 	$(BIN)/twinstep demo
@@ -49,7 +54,8 @@ check: $(INSTALLED)
 # Whole jobs that soaks, benchmarks and fuzz-live run as well: minutes.
 test-long: $(INSTALLED) .venv/.debian
 	TWINSTEP_LONG=1 $(BIN)/python -m pytest tests/demo tests/fuzz tests/test_benchmarks.py \
-	tests/test_explain.py tests/test_joining.py tests/test_strangers.py
+	tests/test_explain.py tests/test_joining.py tests/test_strangers.py \
+	tests/decoder/test_prove.py
 
 # Steps in S3 servers: moto's, and SeaweedFS, a real one. What s3fs needs and what kubernetes needs disagree about
 # python-dateutil, so it has a virtual environment of its own, which sees the other one.
