@@ -18,7 +18,7 @@ from twinstep.decoder.model.segments import BatchShape
 from twinstep.errors import Corrupt, UsageError
 
 TOWER = TowerConfig()
-SHAPE = BatchShape(rows=4, tokens=160, images=32, audio=16)
+SHAPE = BatchShape(rows=4, tokens=160, images=32, audio=10)
 
 
 @pytest.fixture(scope="module")
