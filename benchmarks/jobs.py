@@ -50,14 +50,15 @@ class Job:
         copies: int = 1,
         standbys: int = 0,
         options: Sequence[str] = (),
+        config: str = CONFIG,
         settings: str = "",
     ) -> None:
-        """`settings` are further tables of the configuration, as TOML."""
+        """`config` is the configuration, `settings` further tables, as TOML."""
         folder.mkdir(parents=True)
         self.log, self.folder = folder / "log", folder / "job"
-        config = folder / "twinstep.toml"
-        config.write_text(CONFIG + settings)
-        command = [sys.executable, "-m", "twinstep", "run", "--config", str(config)]
+        file = folder / "twinstep.toml"
+        file.write_text(config + settings)
+        command = [sys.executable, "-m", "twinstep", "run", "--config", str(file)]
         command += ["--job", str(self.folder), "--machines", str(machines)]
         command += ["--ranks-per-machine", str(ranks_per_machine)]
         command += ["--copies", str(copies), "--standby", str(standbys)]

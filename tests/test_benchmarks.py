@@ -13,6 +13,7 @@ import pytest
 from benchmarks import (
     draining,
     interleave,
+    jax_steps,
     recovery,
     reshard,
     shared_link,
@@ -74,6 +75,18 @@ def test_steps(name: str, tmp_path: Path) -> None:
     assert found["told"] == 3  # two are counted, and the block's first
     assert 0 <= found["captured"] <= found["told"]
     for kind in steps.KINDS:
+        assert found[kind]["step_s"] > 0, kind
+
+
+@takes_long
+@pytest.mark.parametrize("name", jax_steps.SETTINGS)
+def test_jax_steps(name: str, tmp_path: Path) -> None:
+    options = ["--megabytes", "1", "--rounds", "1", "--steps", "2", "--step-s", "0.1"]
+    (found,) = run(tmp_path, "jax_steps", "--setting", name, *options)
+    assert (found["name"], found["told"]) == (name, 3)
+    assert 0 <= found["captured"] <= found["told"]
+    assert found["capture"]["ratio"] > 0
+    for kind in jax_steps.KINDS:
         assert found[kind]["step_s"] > 0, kind
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests.trial import takes_long
 from twinstep.demo.drive import Planned
+from twinstep.demo.frameworks import FRAMEWORKS
 from twinstep.demo.ground import Loopback
 from twinstep.demo.job import Plan, RunningJob
 from twinstep.demo.record import compare
@@ -69,3 +70,22 @@ def test_a_wait_ends_with_whom_it_waited_for_and_leaves_nothing(tmp_path: Path) 
     finally:
         job.close()
     assert not job.living()
+
+
+@takes_long
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("style", FRAMEWORKS["jax"].styles)
+def test_an_injured_run_in_jax_ends_in_the_same_bits(
+    tmp_path: Path, style: str
+) -> None:
+    plan = replace(PLAN, framework="jax", style=style, ballast_mb=1)
+    blows = [
+        Planned(kind="kill-rank", after_steps=4, moment_s=0.02),
+        Planned(kind="kill-machine", after_steps=4, moment_s=0.0),
+    ]
+    screen = Screen(Console(file=io.StringIO()))
+    injured = train(plan, tmp_path / "injured", screen, blows=blows, seed=1)
+    shown = replace(plan, steps=injured.steps, stoppable=False)
+    calm = train(shown, tmp_path / "calm", screen)
+    assert len(injured.failures) == len(blows)
+    assert compare(style, calm.digests, injured.digests).identical

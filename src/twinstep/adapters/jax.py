@@ -4,7 +4,7 @@
     hold:    plain values are encoded, arrays are kept            jax_copy
     copy:    waits until they are computed, memcpy into the slot  jax_copy
     restore: boxes of slots, or of storage, in the shardings of `like`
-                                                      jax_sources, jax_restore
+                                       jax_sources, jax_restore, jax_arrays
 
 Loops call initialize() (jax_processes) where jax.distributed.initialize() would be.
 """
@@ -20,8 +20,9 @@ from twinstep.adapters.jax_copy import Keeper, Kept, pieces_of
 from twinstep.adapters.jax_leaves import ROOT, leaves_of
 from twinstep.adapters.jax_plan import Plan, make_plan
 from twinstep.adapters.jax_processes import initialize, keep_compiled
-from twinstep.adapters.jax_restore import Targets, load_others
+from twinstep.adapters.jax_restore import Targets
 from twinstep.adapters.jax_sources import from_slots, from_storage
+from twinstep.adapters.jax_values import load_others
 from twinstep.capture.manifest import (
     LENGTH_BYTES,
     encode_entries,

@@ -24,9 +24,9 @@ from twinstep.adapters.jax_leaves import (
     kind_of,
     leaves_of,
     numbers_of,
-    to_blob,
 )
 from twinstep.adapters.jax_spread import Held, position_of, spread_of
+from twinstep.adapters.jax_values import encode_values
 from twinstep.capture.manifest import (
     ITEM_BYTES,
     LENGTH_BYTES,
@@ -36,13 +36,11 @@ from twinstep.capture.manifest import (
     aligned,
     encode_entries,
 )
-from twinstep.capture.plain import encode_plain
 from twinstep.capture.snapshot import PAGE_BYTES, Layout, LayoutChanged
 from twinstep.recovery.reshard import Extent
 
 VALUES_GROWTH = 2
 VALUES_ROOM_BYTES = 64 * 1024
-FRAMEWORK = "jax"
 TYPE, SHARDING = attrgetter("aval"), attrgetter("sharding")
 
 
@@ -107,7 +105,7 @@ class Plan:
 
     def values(self, leaves: list[Any], others: Mapping[str, Any]) -> bytes:
         """Returns the encoded values of a state and the objects beside it."""
-        return encode_values(self.seats, leaves, others)
+        return _values(self.seats, leaves, others)
 
     def _as_before(self, arrays: list[Any]) -> bool:
         types, shardings = self._seen
@@ -172,7 +170,7 @@ def make_plan(state: object, others: Mapping[str, Any], *, sharing: bool) -> Pla
         for seat, form, boxes, region in held
         for box, _, replica in boxes
     ]
-    values = encode_values(seats, [leaf.value for leaf in leaves], others)
+    values = _values(seats, [leaf.value for leaf in leaves], others)
     head_bytes = aligned(
         LENGTH_BYTES
         + len(encode_entries(sample))
@@ -200,22 +198,14 @@ def make_plan(state: object, others: Mapping[str, Any], *, sharing: bool) -> Pla
     return Plan(flat(state)[1], seats, layout)
 
 
-def encode_values(
-    seats: list[Seat], leaves: list[Any], others: Mapping[str, Any]
-) -> bytes:
-    """Returns the small values of a state as plain data.
-
-    Beside plain leaves and the states of objects: the generators of keys, and which
-    arrays have a type that gives way to another (weak_type), on which the type of what
-    is computed with them depends, and so its bits."""
+def _values(seats: list[Seat], leaves: list[Any], others: Mapping[str, Any]) -> bytes:
     plain = dict(others)
     for seat, leaf in zip(seats, leaves, strict=True):
         if seat.kind is Kind.PLAIN:
             plain[seat.name] = leaf
     keys = {seat.name: seat.generator for seat in seats if seat.generator}
     weak = [seat.name for seat in seats if seat.weak]
-    values = {"framework": FRAMEWORK, "others": plain, "keys": keys, "weak": weak}
-    return encode_plain(values, path="values", to_blob=to_blob)
+    return encode_values(plain, keys=keys, weak=weak)
 
 
 def _boxes(

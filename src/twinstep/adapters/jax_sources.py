@@ -16,13 +16,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy
 
+from twinstep.adapters.jax_arrays import Wanted
 from twinstep.adapters.jax_leaves import Form, Kind, from_blob
-from twinstep.adapters.jax_restore import (
-    Targets,
-    Wanted,
-    check_others,
-    checked_values,
-)
+from twinstep.adapters.jax_restore import Targets
+from twinstep.adapters.jax_values import check_others, checked_values
 from twinstep.capture.manifest import Entry, Manifest, read_manifest, values_of
 from twinstep.capture.plain import decode_plain
 from twinstep.capture.snapshot import cut

@@ -1,7 +1,8 @@
 """The small GPT over bytes again, in plain JAX: a dict of arrays and a few functions.
 
 Read bottom-up. The same sizes as gpt.py's, whose words hold here; other bits.
-Dropout's numbers come from a key, and the key is part of the training's state.
+Dropout's numbers come from a key, and the key is part of the training's state. The
+parameters of all blocks are stacked (L), so that XLA compiles one block and not each.
 
 Shapes: B sequences, T positions, D width, V vocabulary, H heads.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy
 
 Parameters = dict[str, Any]
 NORM_EPSILON = 1e-5
@@ -61,8 +63,9 @@ def feed_forward(x_BTD: Any, block: Parameters) -> Any:
     return jax.nn.gelu(x_BTD @ block["widen"]) @ block["narrow"]
 
 
-def first_parameters(key: Any, size: Size) -> Parameters:
-    """Returns the parameters that a training begins with."""
+def first_parameters(seed: int, size: Size) -> Parameters:
+    """Returns the parameters that a training begins with, as arrays of NumPy: to draw
+    them on a device would have to be compiled."""
     width = size.width
     shapes = {
         "to_qkv": (width, 3 * width),
@@ -70,21 +73,19 @@ def first_parameters(key: Any, size: Size) -> Parameters:
         "widen": (width, 4 * width),
         "narrow": (4 * width, width),
     }
-    keys = iter(jax.random.split(key, 2 + len(shapes) * size.layers))
+    numbers = numpy.random.default_rng(seed)
 
     def drawn(shape: tuple[int, ...]) -> Any:
-        return 0.02 * jax.random.normal(next(keys), shape)
+        return numpy.float32(0.02) * numbers.standard_normal(shape, numpy.float32)
 
-    blocks: list[Parameters] = []
-    for _ in range(size.layers):
-        block = {name: drawn(shape) for name, shape in shapes.items()}
-        norms = {name: jnp.ones(width) for name in ("norm_1", "norm_2")}
-        blocks.append(block | norms)
+    blocks = {name: drawn((size.layers, *shape)) for name, shape in shapes.items()}
+    for name in ("norm_1", "norm_2"):
+        blocks[name] = numpy.ones((size.layers, width), "float32")
     return {
         "embed": drawn((size.vocabulary, width)),
         "position": drawn((size.context, width)),
         "blocks": blocks,
-        "norm": jnp.ones(width),
+        "norm": numpy.ones(width, "float32"),
     }
 
 
@@ -92,14 +93,19 @@ def loss(
     parameters: Parameters, tokens_BT: Any, targets_BT: Any, key: Any, size: Size
 ) -> Any:
     """Returns the mean loss of each next byte."""
-    keys = iter(jax.random.split(key, 1 + 2 * size.layers))
-    x_BTD = parameters["embed"][tokens_BT] + parameters["position"]
-    x_BTD = drop(x_BTD, next(keys), size)
-    for block in parameters["blocks"]:
+    first, *rest = jax.random.split(key, 1 + 2 * size.layers)
+
+    def add_block(x_BTD: Any, given: Any) -> Any:
+        block, keys = given
         mixed = attention(norm(x_BTD, block["norm_1"]), block, size)
-        x_BTD = x_BTD + drop(mixed, next(keys), size)
+        x_BTD = x_BTD + drop(mixed, keys[0], size)
         wider = feed_forward(norm(x_BTD, block["norm_2"]), block)
-        x_BTD = x_BTD + drop(wider, next(keys), size)
+        return x_BTD + drop(wider, keys[1], size), None
+
+    x_BTD = parameters["embed"][tokens_BT] + parameters["position"]
+    keys = jnp.stack(rest).reshape(size.layers, 2)
+    x_BTD = drop(x_BTD, first, size)
+    x_BTD, _ = jax.lax.scan(add_block, x_BTD, (parameters["blocks"], keys))
     logits_BTV = norm(x_BTD, parameters["norm"]) @ parameters["embed"].T
     chances = jax.nn.log_softmax(logits_BTV)
     return -jnp.take_along_axis(chances, targets_BT[..., None], axis=-1).mean()

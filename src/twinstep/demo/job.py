@@ -46,8 +46,8 @@ class Plan:
     """Where steps are written to; empty: nowhere."""
     stoppable: bool = False
     """Whether a file named `stop_at` in the run's folder is looked at."""
-    start_s_max: float = 120.0
-    recover_s_max: float = 120.0
+    start_s_max: float = 300.0
+    recover_s_max: float = 300.0
     steps_s_max: float = 60.0
     """The next few steps come within this time."""
     end_s_max: float = 15.0

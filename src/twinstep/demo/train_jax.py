@@ -30,6 +30,9 @@ from twinstep.adapters.jax import initialize  # 1 of 5
 from twinstep.demo.gpt_jax import Size, first_parameters, loss
 from twinstep.demo.library import library_text
 
+GENERATOR = "rbg"
+"""Of dropout's numbers: one operation of XLA's, where the usual one is compiled from
+some hundred."""
 RATE, DECAY, MEAN, SQUARE = 2e-3, 0.1, 0.9, 0.999
 BALLAST_FIRST = 1 << 23
 """As in ballast.py: whole numbers that float32 holds exactly, which go down by one."""
@@ -62,20 +65,25 @@ def options() -> argparse.Namespace:
 
 
 def first_state(seed: int, size: Size, *, ballast_mb: int, ranks: int) -> Any:
-    """Returns the state that a training begins with; traced, not computed."""
-    key, dropout = jax.random.split(jax.random.key(seed))
-    parameters = first_parameters(key, size)
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    """Returns the state that a training begins with, on the host."""
+    parameters = first_parameters(seed, size)
+    key = jax.random.key(seed, impl=GENERATOR)
+    zeros = jax.tree.map(numpy.zeros_like, parameters)
     numbers = ballast_mb * 1_000_000 // 4
-    first = BALLAST_FIRST - numbers + 1000 * jnp.arange(ranks)
+    first = BALLAST_FIRST - numbers + 1000 * numpy.arange(ranks)[:, None]
     return {
         "parameters": parameters,
         "mean": zeros,
         "square": zeros,
-        "dropout": dropout,
-        "step": jnp.zeros((), jnp.int32),
-        "ballast": (first[:, None] + jnp.arange(numbers)).astype(jnp.float32),
+        "dropout": numpy.array(jax.random.key_data(key)),
+        "step": numpy.zeros((), numpy.int32),
+        "ballast": (first + numpy.arange(numbers)).astype(numpy.float32),
     }
+
+
+def put(array: Any, sharding: NamedSharding) -> Any:
+    """Returns the array as all processes together hold it."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
 
 
 def placed(shape: Any, style: str, mesh: Mesh) -> NamedSharding:
@@ -88,11 +96,11 @@ def placed(shape: Any, style: str, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*cut))
 
 
-def update(state: Any, tokens: Any, targets: Any, *, size: Size) -> tuple[Any, Any]:
+def update(state: Any, windows_BT: Any, *, size: Size) -> tuple[Any, Any]:
     """Returns the state after one step of AdamW, and the loss."""
     dropout, key = jax.random.split(state["dropout"])
     found, slopes = jax.value_and_grad(loss)(
-        state["parameters"], tokens, targets, key, size
+        state["parameters"], windows_BT[:, :-1], windows_BT[:, 1:], key, size
     )
     step = state["step"] + 1
     warm_up = jnp.minimum(step / 20, jnp.sqrt(20 / step))
@@ -167,17 +175,16 @@ def main() -> None:
     size, ranks, rank = Size(), jax.process_count(), jax.process_index()
     mesh = Mesh(numpy.array(jax.devices()), ("data",))
     rows = NamedSharding(mesh, PartitionSpec("data"))
-    begin = partial(
-        first_state, args.seed, size, ballast_mb=args.ballast_mb, ranks=ranks
-    )
-    shapes = jax.eval_shape(begin)
-    shardings = jax.tree.map(partial(placed, style=args.style, mesh=mesh), shapes)
-    shardings["ballast"] = rows
+    host = first_state(args.seed, size, ballast_mb=args.ballast_mb, ranks=ranks)
+    shardings = jax.tree.map(partial(placed, style=args.style, mesh=mesh), host)
+    shardings |= {"ballast": rows, "dropout": NamedSharding(mesh, PartitionSpec())}
     train = jax.jit(
         partial(update, size=size),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
-    state = {"train": jax.jit(begin, out_shardings=shardings)(), "position": 0}
+    first = jax.tree.map(put, host, shardings)
+    first["dropout"] = jax.random.wrap_key_data(first["dropout"], impl=GENERATOR)
+    state = {"train": first, "position": 0}
     text = numpy.frombuffer(library_text(), numpy.uint8)
     session = twinstep.Session()
     state, step = session.restore(like=state)  # 3 of 5: 0 on a first start
@@ -191,7 +198,7 @@ def main() -> None:
             context=size.context,
         )
         batch = jax.make_array_from_process_local_data(rows, drawn)
-        trained, mean_loss = train(state["train"], batch[:, :-1], batch[:, 1:])
+        trained, mean_loss = train(state["train"], batch)
         state = {"train": trained, "position": state["position"] + 1}
         step += 1
         session.after_step(step, state)  # 4 of 5: returns at once
