@@ -22,7 +22,8 @@ FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false "
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-RUN_S_MAX = 110.0
+RUN_S_MAX = 280.0
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
