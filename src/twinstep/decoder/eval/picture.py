@@ -81,7 +81,6 @@ def _label(figure: Figure, row: Row, top: float, height: float) -> None:
         if row.metric == "chrf"
         else f"{row.reached.value:.3f}"
     )
-    family = row.family.replace(" (", "\n(")
     for down, text, style in (
         (0.17, row.task, {"size": 11, "weight": "bold", "color": INK}),
         (
@@ -89,7 +88,7 @@ def _label(figure: Figure, row: Row, top: float, height: float) -> None:
             f"{reached}  {row.metric.replace('_', ' ')}",
             {"size": 9.5, "color": INK},
         ),
-        (0.54, family, {"size": 7.5, "color": PALE, "va": "top"}),
+        (0.54, row.family, {"size": 7.5, "color": PALE}),
     ):
         style: dict[str, Any] = {"va": "center", **style}
         figure.text(0.015, top - down * height, text, **style)
@@ -120,7 +119,9 @@ def _cell(
     )
     if not item.right:
         truth = _plain(textwrap.shorten(item.truth, 34, placeholder=" ..."))
-        if len(answer) + len(truth) > 30:
+        if media:
+            down = 0.66
+        elif len(answer) + len(truth) > 30:
             down += 0.13
         figure.text(
             left + 0.98 * width, top - down * height, truth, size=8.5, color=INK,
