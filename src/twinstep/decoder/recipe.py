@@ -84,7 +84,7 @@ WEIGHTS: dict[str, float] = {
 }
 """Of the default mixture. A store may lack a task, and then the others are trained."""
 FULL = TrainConfig(
-    steps=1600,
+    steps=650,
     shape=BatchShape(rows=8, tokens=512, images=192, audio=96),
     learning_rate=3e-3,
     warm_up=60,
