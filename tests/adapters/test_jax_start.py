@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.store.trees import write_tree
+from twinstep.adapters.jax import JaxState
 from twinstep.adapters.jax_start import start_from
 from twinstep.errors import StateError
 
@@ -45,6 +46,13 @@ def test_the_state_of_one_tree(tmp_path: Path, deeper: str) -> None:
     for name in ("alone", "named"):
         found = start_from({"state": state(1.0)}, str(tmp_path / name), {})
         assert_same(found, {"state": state(3.0)})
+
+
+def test_a_session_s_state_begins_there(tmp_path: Path) -> None:
+    live = JaxState({})
+    live.offer(state(1.0))
+    live.start_from(saved(tmp_path / "it", state(3.0)), {})
+    assert_same(live.restored(), state(3.0))
 
 
 def test_a_step_of_twinsteps_with_a_key_of_random_numbers(tmp_path: Path) -> None:

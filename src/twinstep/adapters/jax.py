@@ -167,12 +167,10 @@ class JaxState:
         return step
 
     def start_from(self, path: str, options: dict[str, str]) -> None:
-        """Raises: StateError: no checkpoint of another tool's can be read here yet."""
-        raise StateError(
-            f"start_from = {path!r}: a run in JAX cannot start from another tool's "
-            "checkpoint yet. Load it with that tool (orbax.checkpoint), and pass what "
-            "it returns to restore(like=...)"
-        )
+        """restored() is the state of a checkpoint of Orbax's (jax_start.py)."""
+        from twinstep.adapters.jax_start import start_from
+
+        self._state = start_from({ROOT: self._state}, path, options)[ROOT]
 
     def shared_digest(self) -> bytes:
         """xxh3-128 of the shared entries and their bytes; b"" without any. Waits until

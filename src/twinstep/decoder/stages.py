@@ -169,7 +169,8 @@ def train(run: Run, recipe: Recipe, speech: Speech) -> None:
     fill = batches.fill()
     speech.line(
         f"batches: {len(batches)}, of whose positions {fill.tokens:.0%} are filled and "
-        f"{fill.predicted:.0%} predicted"
+        f"{fill.predicted:.0%} predicted; soft tokens: {fill.images:.0%} of images, "
+        f"{fill.audio:.0%} of sound"
     )
     if not recipe.job.machines:
         from twinstep.decoder.train.rank import train_rank
