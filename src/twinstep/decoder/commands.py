@@ -223,7 +223,13 @@ def everything(
 @app.command()
 def prove(
     folder: Folder = HERE,
-    steps: Annotated[int, typer.Option(help="Of each of the two runs.")] = 60,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="Of each of the two runs; 0: of the run itself, which has been "
+            "trained undisturbed, and is trained once more, injured."
+        ),
+    ] = 60,
     machines: Annotated[int, typer.Option(help="That train.")] = 2,
     standby: Annotated[int, typer.Option(help="Machines that wait.")] = 1,
     kill_rank: Annotated[
@@ -244,14 +250,14 @@ def prove(
     from twinstep.decoder.run import Run
 
     run = Run(folder)
-    changes: dict[str, Any] = {
-        "train.steps": steps,
-        "job.machines": machines,
-        "job.standbys": standby,
-        "job.seconds_max": 0.0,
-    }
     recipe = run.recipe()
-    changes["train.warm_up"] = min(recipe.train.warm_up, steps // 4)
+    changes: dict[str, Any] = {"job.standbys": standby, "job.seconds_max": 0.0}
+    if steps:
+        changes |= {
+            "train.steps": steps,
+            "train.warm_up": min(recipe.train.warm_up, steps // 4),
+            "job.machines": machines,
+        }
     blows = [
         Blow(kind=kind, victim=victim, at_step=at)
         for kind, victim, at in (
@@ -262,7 +268,12 @@ def prove(
     ]
     blows.sort(key=lambda blow: blow.at_step)
     status = run_proof(
-        run, changed(recipe, changes), blows, console=Console(), json_file=json_file
+        run,
+        changed(recipe, changes),
+        blows,
+        console=Console(),
+        json_file=json_file,
+        whole=not steps,
     )
     raise typer.Exit(status)
 

@@ -222,9 +222,11 @@ def prove(
     *,
     console: Console,
     json_file: Path | None = None,
+    whole: bool = False,
 ) -> int:
     """Returns 0 when both runs end in the same bits, else 1; RUN/proof has both runs,
-    goodput.png and proof.json.
+    goodput.png and proof.json. With `whole` the run's own training is the undisturbed
+    one, and `recipe` must be what it was trained by.
 
     Raises: UsageError when the data or the tokenizer is missing, or a blow comes after
         the last step."""
@@ -237,22 +239,44 @@ def prove(
     run.require_data()
     run.require_tokenizer()
     proof = run.folder / "proof"
+    runs = {"undisturbed": run if whole else Run(proof / "undisturbed")}
     outcomes: dict[str, Outcome] = {}
+    if whole:
+        outcomes["undisturbed"] = _own(run, recipe)
+    runs["injured"] = Run(proof / "injured")
     for name, its_blows in (("undisturbed", []), ("injured", blows)):
-        console.print(f"{name}: {recipe.train.steps} steps", highlight=False)
-        ours = _prepared(run, proof / name, recipe)
-        outcomes[name] = train(ours, its_blows, lambda text: console.print(text))
-    return _verdict(proof, outcomes, console, json_file)
+        if name not in outcomes:
+            console.print(f"{name}: {recipe.train.steps} steps", highlight=False)
+            ours = _prepared(run, runs[name].folder, recipe)
+            outcomes[name] = train(ours, its_blows, lambda text: console.print(text))
+    return _verdict(proof, runs, outcomes, console, json_file)
+
+
+def _own(run: Run, recipe: Recipe) -> Outcome:
+    """The run's own training, which was the recipe's and undisturbed.
+
+    Raises: UsageError when it was not."""
+    bars: list[Bar] = []
+    about = weights.about(run.require_model())
+    summary = summarise(run.ledger, bars=bars)
+    if (about.step, summary.attempts) != (recipe.train.steps, 1):
+        raise UsageError(
+            f"{run.folder} was trained in {summary.attempts} attempt(s) to step "
+            f"{about.step}; to compare with it, it must be 1 to {recipe.train.steps}: "
+            "train it anew, or give --steps, and two runs are made"
+        )
+    return Outcome(summary=summary, bars=bars, about=about, recoveries=[])
 
 
 def _verdict(
     proof: Path,
+    runs: dict[str, Run],
     outcomes: dict[str, Outcome],
     console: Console,
     json_file: Path | None,
 ) -> int:
     """Says, draws and writes how the runs compare; 0 where they are the same bits."""
-    differing = differing_tensors(*(Run(proof / name).model for name in outcomes))
+    differing = differing_tensors(*(runs[name].model for name in outcomes))
     digests = {name: each.about.state_digest for name, each in outcomes.items()}
     same = not differing and len(set(digests.values())) == 1
     console.print(ledger_view.table({n: each.summary for n, each in outcomes.items()}))
