@@ -37,6 +37,7 @@ from twinstep.decoder.model.layers import (
 )
 from twinstep.decoder.model.lookup import lookup, place
 from twinstep.decoder.model.placed import placed
+from twinstep.decoder.model.product import product
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.model.structure import Structure, structure_of
 from twinstep.decoder.model.tower import soft_tokens, tower_spec
@@ -154,8 +155,8 @@ def layers_of(params: Tree, config: ModelConfig) -> Iterator[Tree]:
 
 def logits(params: Tree, x: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns float32[..., V] of forward()'s vectors."""
-    table = placed(params["embed"], "vocab", None).astype(x.dtype)
-    raw = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
+    table = placed(params["embed"], "vocab", None)
+    raw = product(x, table, over=1, dtype="float32")
     if config.logit_cap is None:
         return raw
     return config.logit_cap * jnp.tanh(raw / config.logit_cap)
@@ -167,9 +168,9 @@ def loss(
     """Returns the weighted sum of -log p(token) in nats, each token predicted from the
     position before it, and the sum of the weights."""
     x = forward(params, batch, config, backend=backend)
-    weight = jnp.asarray(batch.weight)[:, 1:]
     nats, _ = token_nats(params, x, batch.token, config)
-    return jnp.sum(nats[:, 1:] * weight), jnp.sum(weight)
+    weight = jnp.asarray(batch.weight).at[:, 0].set(0.0)
+    return jnp.sum(nats * weight), jnp.sum(weight)
 
 
 def token_nats(
@@ -181,9 +182,10 @@ def token_nats(
 
     [B, T, V] does not exist for large V: positions come in chunks of which at most
     LOGITS_MAX numbers are there, and the backward pass makes them again."""
-    target = jnp.asarray(token)[:, 1:]
+    # Whole rows and a last target without meaning: 255 of 256 positions would be
+    # copied first.
+    target = jnp.roll(jnp.asarray(token), -1, axis=1)
     rows, length = target.shape
-    x = x[:, :-1]
     chunk = max(1, min(length, LOGITS_MAX // (rows * config.vocabulary)))
 
     def some(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -198,8 +200,11 @@ def token_nats(
         nats, greedy = some(x, target)
     else:
         nats, greedy = _in_chunks(jax.checkpoint(some), x, target, chunk)
-    front = ((0, 0), (1, 0))
-    return jnp.pad(nats, front), jnp.pad(greedy, front)
+    first = jnp.arange(length) == 0
+    return (
+        jnp.where(first, 0.0, jnp.roll(nats, 1, axis=1)),
+        ~first & jnp.roll(greedy, 1, axis=1),
+    )
 
 
 def _in_chunks(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from twinstep.decoder.model.attention import attend
 from twinstep.decoder.model.placed import placed
+from twinstep.decoder.model.product import product
 from twinstep.decoder.model.structure import Structure
 from twinstep.decoder.spec import Param
 
@@ -157,7 +158,7 @@ def gated_mlp(params: Tree, x: jax.Array, sizes: BlockSizes) -> jax.Array:
 
 def project(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x [..., D] times weight [D, ...], whose other dimensions come out as one."""
-    return x @ weight.reshape(weight.shape[0], -1).astype(x.dtype)
+    return product(x, weight.reshape(weight.shape[0], -1))
 
 
 def rms_norm(scale: jax.Array, x: jax.Array, epsilon: float) -> jax.Array:
