@@ -38,7 +38,8 @@ def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -
     calm, injured = record["runs"]["undisturbed"], record["runs"]["injured"]
     assert record["bit_identical"] and calm["step"] == injured["step"] == 40
     assert (calm["attempts"], injured["attempts"]) == (1, 3)
-    assert [each["kind"] for each in injured["recoveries"]] == ["rank", "machine"]
+    kinds = [each["kind"] for each in injured["recoveries"]]
+    assert kinds in (["rank", "machine"], ["rank", "root"])
     assert "recover" in injured["badput_s"] and "recover" not in calm["badput_s"]
     assert (proof / "goodput.png").read_bytes().startswith(b"\x89PNG")
 
