@@ -84,7 +84,7 @@ WEIGHTS: dict[str, float] = {
 }
 """Of the default mixture. A store may lack a task, and then the others are trained."""
 FULL = TrainConfig(
-    steps=1600,
+    steps=1200,
     shape=BatchShape(rows=8, tokens=256, images=96, audio=64),
     learning_rate=4e-3,
     warm_up=60,
