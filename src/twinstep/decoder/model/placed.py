@@ -27,9 +27,10 @@ AXES_OF: dict[str | None, tuple[str, ...]] = {
 
 def placed(x: jax.Array, *names: str | None) -> jax.Array:
     """Returns x, whose dimensions have these names, laid out over the mesh that is set;
-    x itself if there is none. A dimension that its axes do not divide stays whole."""
+    x itself if there is none, or within a shard_map, where x is one device's own. A
+    dimension that its axes do not divide stays whole."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if mesh.empty or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, spec_of(x.shape, names))
 

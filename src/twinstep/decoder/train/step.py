@@ -29,6 +29,7 @@ from twinstep.decoder.model import decoder
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.spec import walk
 from twinstep.decoder.train.settings import TrainConfig
+from twinstep.decoder.train.together import mean_of, mean_over_pods, only_pods
 
 State = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -92,13 +93,14 @@ def make_step(
     nats = loss or partial(_decoder_loss, config=config, backend=backend)
     adam = optimizer(train, spec)
 
-    def mean(params: Any, batch: Packed) -> jax.Array:
-        total, weight = nats(params, batch)
-        return total / jnp.maximum(weight, 1.0)
+    if shardings is not None and only_pods(shardings.metrics):
+        mean = mean_over_pods(nats, shardings.batch)
+    else:
+        mean = mean_of(nats)
 
     def step(state: State, batch: Packed) -> tuple[State, Metrics]:
         params = state["params"]
-        value, gradients = jax.value_and_grad(mean)(params, batch)
+        value, gradients = mean(params, batch)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         shrink = jnp.minimum(1.0, train.clip / jnp.maximum(norm, 1e-12))
