@@ -29,6 +29,7 @@ from twinstep.decoder.model.ring import ring
 from twinstep.decoder.model.segments import BatchShape, Image, Packed, Text, fill
 from twinstep.decoder.model.structure import Structure
 from twinstep.decoder.spec import abstract, count, names, walk
+from twinstep.decoder.train.together import mean_of, mean_over_pods, only_pods
 
 # No two sizes are alike, so that a shape says what it is of.
 CONFIG = ModelConfig(
@@ -107,6 +108,29 @@ def losses() -> dict[str, Any]:
             "collectives": {key: asdict(one) for key, one in traffic.items()},
         }
     return found
+
+
+def pods() -> dict[str, Any]:
+    """Of eight pods that sum once: loss, differences of gradients, and how many sums
+    the compiled step has."""
+    spec, data = decoder_spec(CONFIG), batch()
+    params = walk(lambda p: jnp.full(p.shape, 0.1) + jnp.arange(p.shape[-1]) / 99, spec)
+
+    def nats(params: Any, rows: Packed) -> tuple[jax.Array, jax.Array]:
+        return loss(params, rows, CONFIG, backend="reference")
+
+    mesh = shard.make_mesh(pod=8)
+    rows = shard.batch_shardings(mesh, SHAPE.rows, SHAPE.tokens)
+    value, gradients = jax.jit(mean_of(nats))(params, data)
+    compiled = jax.jit(mean_over_pods(nats, rows)).lower(params, data).compile()
+    laid = jax.device_put(params, shard.whole(mesh))
+    ours, theirs = compiled(laid, jax.device_put(data, rows))
+    return {
+        "losses": [float(value), float(ours)],
+        "gradients": max(differences(theirs, gradients)),
+        "sums": compiled.as_text().count(" all-reduce("),
+        "only_pods": only_pods(shard.whole(mesh)),
+    }
 
 
 def rings() -> dict[str, list[float]]:
@@ -192,5 +216,6 @@ def differences(ours: Any, others: Any) -> list[float]:
 
 
 if __name__ == "__main__":
-    found = {"losses": losses(), "rings": rings(), "spreads": spreads()}
+    found: dict[str, Any] = {"losses": losses(), "rings": rings()}
+    found |= {"spreads": spreads(), "pods": pods()}
     print(json.dumps({**found, "jax": jax.__version__}))

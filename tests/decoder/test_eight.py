@@ -85,3 +85,10 @@ def test_what_pods_hold_alike_is_a_copy_that_exists(found: dict[str, Any]) -> No
     assert pods["own"] == 0 < pods["shared"]
     assert pods["shared"] == data["all"] == pods["all"]
     assert 2 * data["own"] + data["shared"] == data["all"]
+
+
+def test_pods_sum_once_to_what_one_device_has(found: dict[str, Any]) -> None:
+    pods = found["pods"]
+    assert pods["only_pods"] and pods["sums"] == 1
+    assert pods["losses"][1] == pytest.approx(pods["losses"][0], rel=1e-6)
+    assert pods["gradients"] < 2e-5
