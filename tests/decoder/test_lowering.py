@@ -20,6 +20,8 @@ from twinstep.decoder.model.decoder import decoder_spec, loss
 from twinstep.decoder.model.segments import BatchShape, empty
 from twinstep.decoder.spec import abstract, count, names
 
+OTHERS_BYTES_MAX = 1e6
+"""Of numbers that describe a batch's positions; of the state a device has more."""
 SHARDS = MESH["data"] * MESH["model"]
 
 
@@ -73,9 +75,10 @@ def test_on_record_nothing_of_the_state_crosses_pods() -> None:
     for one in compiled:
         assert one["devices"] == 4096
         assert one["parameters"] == count(decoder_spec(preset(one["preset"])))
-        across = {
-            key.split(" over ")[0]
-            for key in one["collectives"]
+        others = sum(
+            traffic["bytes"]
+            for key, traffic in one["collectives"].items()
             if "pod" in key.split(" over ")[1].split()
-        }
-        assert across <= {"all-reduce", "reduce-scatter"}, (one["preset"], across)
+            and not key.startswith(("all-reduce", "reduce-scatter"))
+        )
+        assert others < OTHERS_BYTES_MAX, one["preset"]

@@ -36,15 +36,15 @@ from twinstep.decoder.model.layers import (
     rope,
 )
 from twinstep.decoder.model.lookup import lookup, place
-from twinstep.decoder.model.placed import placed
+from twinstep.decoder.model.placed import placed, share
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.model.structure import Structure, structure_of
 from twinstep.decoder.model.tower import soft_tokens, tower_spec
 from twinstep.decoder.spec import Param
 
 LOGITS_MAX = 1 << 23
-"""Logits of all rows that exist at once; the loss is taken in chunks of positions that
-keep below it (float32: 32 MiB)."""
+"""Logits of all rows of a device that exist at once; the loss is taken in chunks of
+positions that keep below it (float32: 32 MiB)."""
 
 
 def decoder_sizes(config: ModelConfig) -> BlockSizes:
@@ -154,7 +154,7 @@ def layers_of(params: Tree, config: ModelConfig) -> Iterator[Tree]:
 
 def logits(params: Tree, x: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns float32[..., V] of forward()'s vectors."""
-    table = placed(params["embed"], "vocab", None).astype(x.dtype)
+    table = params["embed"].astype(x.dtype)
     raw = jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
     if config.logit_cap is None:
         return raw
@@ -184,7 +184,10 @@ def token_nats(
     target = jnp.asarray(token)[:, 1:]
     rows, length = target.shape
     x = x[:, :-1]
-    chunk = max(1, min(length, LOGITS_MAX // (rows * config.vocabulary)))
+    of_position = share((rows, config.vocabulary), "rows", "vocab")
+    chunk = max(1, min(length, LOGITS_MAX // of_position))
+    # Gathered once and not in each chunk.
+    params = {**params, "embed": placed(params["embed"], "vocab", None)}
 
     def some(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         raw = placed(logits(params, x, config), "rows", None, "vocab")
