@@ -36,7 +36,7 @@ from twinstep.decoder.model.layers import (
     rope,
 )
 from twinstep.decoder.model.lookup import lookup, place
-from twinstep.decoder.model.placed import placed
+from twinstep.decoder.model.placed import placed, share
 from twinstep.decoder.model.product import product
 from twinstep.decoder.model.segments import Packed
 from twinstep.decoder.model.structure import Structure, structure_of
@@ -44,8 +44,8 @@ from twinstep.decoder.model.tower import soft_tokens, tower_spec
 from twinstep.decoder.spec import Param
 
 LOGITS_MAX = 1 << 23
-"""Logits of all rows that exist at once; the loss is taken in chunks of positions that
-keep below it (float32: 32 MiB)."""
+"""Logits of all rows of a device that exist at once; the loss is taken in chunks of
+positions that keep below it (float32: 32 MiB)."""
 
 
 def decoder_sizes(config: ModelConfig) -> BlockSizes:
@@ -155,8 +155,7 @@ def layers_of(params: Tree, config: ModelConfig) -> Iterator[Tree]:
 
 def logits(params: Tree, x: jax.Array, config: ModelConfig) -> jax.Array:
     """Returns float32[..., V] of forward()'s vectors."""
-    table = placed(params["embed"], "vocab", None)
-    raw = product(x, table, over=1, dtype="float32")
+    raw = product(x, params["embed"], over=1, dtype="float32")
     if config.logit_cap is None:
         return raw
     return config.logit_cap * jnp.tanh(raw / config.logit_cap)
@@ -186,7 +185,10 @@ def token_nats(
     # copied first.
     target = jnp.roll(jnp.asarray(token), -1, axis=1)
     rows, length = target.shape
-    chunk = max(1, min(length, LOGITS_MAX // (rows * config.vocabulary)))
+    of_position = share((rows, config.vocabulary), "rows", "vocab")
+    chunk = max(1, min(length, LOGITS_MAX // of_position))
+    # Gathered once and not in each chunk.
+    params = {**params, "embed": placed(params["embed"], "vocab", None)}
 
     def some(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         raw = placed(logits(params, x, config), "rows", None, "vocab")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 AXES_OF: dict[str | None, tuple[str, ...]] = {
     None: (),
@@ -33,6 +33,14 @@ def placed(x: jax.Array, *names: str | None) -> jax.Array:
     if mesh.empty or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, spec_of(x.shape, names))
+
+
+def share(shape: tuple[int, ...], *names: str | None) -> int:
+    """Returns how many numbers of an array of this shape one device has."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return math.prod(shape)
+    return math.prod(NamedSharding(mesh, spec_of(shape, names)).shard_shape(shape))
 
 
 def spec_of(shape: tuple[int, ...], names: tuple[str | None, ...]) -> PartitionSpec:
