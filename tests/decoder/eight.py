@@ -73,14 +73,19 @@ def mean_loss(params: Any, data: Packed, backend: str) -> jax.Array:
     return nats / weight
 
 
+def drawn(spec: Any) -> Any:
+    """Parameters none of which is like another."""
+    draw = np.random.default_rng(1)
+    return walk(
+        lambda p: jnp.asarray(0.2 * draw.normal(size=p.shape), jnp.float32), spec
+    )
+
+
 def losses() -> dict[str, Any]:
     """Of each layout: the loss, the largest difference of each gradient from those on
     one device, and the collectives of the compiled step."""
     spec, data = decoder_spec(CONFIG), batch()
-    draw = np.random.default_rng(1)
-    params = walk(
-        lambda p: jnp.asarray(0.2 * draw.normal(size=p.shape), jnp.float32), spec
-    )
+    params = drawn(spec)
     plain = jax.jit(jax.value_and_grad(lambda p, b: mean_loss(p, b, "reference")))
     value, gradients = plain(params, data)
     found: dict[str, Any] = {"1x1x1": {"loss": float(value)}}
@@ -114,7 +119,7 @@ def pods() -> dict[str, Any]:
     """Of eight pods that sum once: loss, differences of gradients, and how many sums
     the compiled step has."""
     spec, data = decoder_spec(CONFIG), batch()
-    params = walk(lambda p: jnp.full(p.shape, 0.1) + jnp.arange(p.shape[-1]) / 99, spec)
+    params = drawn(spec)
 
     def nats(params: Any, rows: Packed) -> tuple[jax.Array, jax.Array]:
         return loss(params, rows, CONFIG, backend="reference")
