@@ -43,7 +43,7 @@ test-kubernetes: $(INSTALLED) .venv/.debian
 	ip route add local 10.78.0.0/16 dev lo && \
 	exec $(BIN)/python -m pytest -s tests/kubernetes/on_a_cluster.py'
 
-check: $(INSTALLED)
+check: $(INSTALLED) .venv/eval/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
