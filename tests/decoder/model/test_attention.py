@@ -67,7 +67,7 @@ def _both(backend: str, window: int | None, chunks: tuple[int, int]):
     return jax.jit(run)
 
 
-CASES = [(4, 1, None), (4, 2, 3), (2, 2, 7), (3, 1, 1)]
+CASES = [(4, 1, None), (4, 2, 3), (2, 2, 1)]
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "window"), CASES)

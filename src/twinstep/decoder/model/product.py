@@ -44,10 +44,13 @@ def _backward(
     last, rows = x.ndim - 1, tuple(range(x.ndim - 1))
     back = (((last,), (1 - over,)), ((), ()))
     d_x = jax.lax.dot_general(gradient, weight.astype(x.dtype), back)
+    # The left one is transposed in memory: let that be the narrower.
+    wide = x.shape[-1] > gradient.shape[-1]
+    pair = (gradient, x) if wide else (x, gradient)
     d_weight = jax.lax.dot_general(
-        x, gradient, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
+        *pair, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
     )
-    if over == 1:
+    if wide == (over == 0):
         d_weight = jax.lax.optimization_barrier(d_weight).T
     return d_x, d_weight.astype(weight.dtype)
 
