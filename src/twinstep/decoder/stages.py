@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -227,10 +228,15 @@ def show_goodput(
 def evaluate(run: Run, recipe: Recipe, speech: Speech, console: Console) -> None:
     """Prints what the run's model reaches on held-out items, and leaves a page of its
     answers. Raises: UsageError when a stage is missing."""
+    run.require_model()
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UsageError(
+            "evaluation needs lm-eval, which is not installed: pip install "
+            "'twinstep[decoder]'; in a checkout, `make decoder` installs it"
+        )
     from twinstep.decoder.eval import report, run as evaluation
     from twinstep.decoder.train.ranks import keep_compiled
 
-    run.require_model()
     keep_compiled(run.cache)
     began_s = time.monotonic()
     settings = recipe.evaluation

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from twinstep.decoder.model.segments import Packed
 
@@ -34,8 +34,10 @@ def mean_of(nats: Nats) -> Gradients:
     return jax.value_and_grad(mean)
 
 
-def only_pods(where: NamedSharding) -> bool:
-    """Whether the mesh has more than one pod, and each is one device."""
+def only_pods(where: Sharding) -> bool:
+    """Whether it is a mesh of more than one pod, of which each is one device."""
+    if not isinstance(where, NamedSharding):
+        return False
     sizes = dict(where.mesh.shape)
     return sizes.pop(POD, 1) > 1 and all(size == 1 for size in sizes.values())
 
