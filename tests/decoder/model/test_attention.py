@@ -119,3 +119,14 @@ def test_an_unknown_backend_is_refused() -> None:
     line = jnp.ones((1, 1), jnp.int32)
     with pytest.raises(UsageError, match="no attention backend 'flash'.*blockwise"):
         attention.attend(q, q, q, Structure(line, line, line), backend="flash")
+
+
+def test_cudnn_is_asked_only_for_what_its_kernel_takes() -> None:
+    def fits(length: int, size: int, dtype) -> bool:
+        q = jax.ShapeDtypeStruct((1, length, 4, size), dtype)
+        return attention.fits_cudnn(q, q)
+
+    assert fits(8192, 128, jnp.bfloat16)
+    assert not fits(8192, 128, jnp.float32)
+    assert not fits(8192, 256, jnp.bfloat16)
+    assert not fits(32_768, 128, jnp.bfloat16)

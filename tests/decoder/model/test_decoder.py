@@ -115,6 +115,24 @@ def test_every_pixel_and_every_frame_is_seen(params) -> None:
     assert (np.asarray(frame)[used] != 0).all() and not np.asarray(frame)[~used].any()
 
 
+def test_a_few_steps_learn_a_batch_and_compile_once(params) -> None:
+    step = _gradient()
+    batches = [
+        fill([mixes(seed)[:2], mixes(seed)[2:4], mixes(seed)[4:]], SHAPE, SMALL.tower)
+        for seed in (0, 1)
+    ]
+    before = [float(step(params, batch)[0]) for batch in batches]
+    uniform = np.log(SMALL.vocabulary)
+    assert all(uniform - 0.5 < nats < uniform + 1.5 for nats in before)
+    for _ in range(5):
+        for batch in batches:
+            _, gradient = step(params, batch)
+            params = jax.tree.map(_moved, params, gradient)
+    after = [float(step(params, batch)[0]) for batch in batches]
+    assert all(now < 0.9 * then for now, then in zip(after, before, strict=True))
+    assert step._cache_size() == 1
+
+
 def _moved(param, gradient):
     """By NumPy: nothing to compile for each shape."""
     return jnp.asarray(np.asarray(param) - 0.1 * np.asarray(gradient))

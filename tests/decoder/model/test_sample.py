@@ -3,11 +3,12 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.decoder.model.examples import SMALL, initial, mixes
-from twinstep.decoder.model import decode, decoder
+from twinstep.decoder.model import decode, decoder, sample
 from twinstep.decoder.model.sample import Sampler
 from twinstep.decoder.model.segments import BatchShape, Segment, Text, fill, size_of
 from twinstep.errors import UsageError
@@ -32,12 +33,12 @@ def _whole():
     return jax.jit(functools.partial(decoder.forward, config=SMALL))
 
 
-def _next(sampler: Sampler, example: list[Segment]) -> int:
-    """The most probable token after the example, by one whole forward pass."""
+def _raw(sampler: Sampler, example: list[Segment]) -> np.ndarray:
+    """Logits of what comes after the example, by one whole forward pass."""
     batch = fill([[example]], WHOLE, SMALL.tower)
     x = np.asarray(_whole()(sampler._params, batch))[0]
     last = int(np.asarray(batch.segment).sum()) - 1
-    return int((np.asarray(sampler._params["embed"]) @ x[last]).argmax())
+    return np.asarray(sampler._params["embed"]) @ x[last]
 
 
 def test_what_is_said_is_what_whole_passes_say(sampler: Sampler) -> None:
@@ -47,8 +48,30 @@ def test_what_is_said_is_what_whole_passes_say(sampler: Sampler) -> None:
         assert len(said) == 20
         grown = list(prompt)
         for token in said:
-            assert token == _next(sampler, grown)
+            assert token == int(_raw(sampler, grown).argmax())
             grown.append(Text([token]))
+
+
+def test_the_cache_holds_what_a_whole_pass_would_compute(sampler: Sampler) -> None:
+    """To the logits: a wrong position changes them long before it changes a token."""
+    prompts = [mixes()[0], mixes()[4]]
+    batch = fill([[prompt] for prompt in prompts], LEAST, SMALL.tower)
+    state = decode.read(sampler._params, batch, config=SMALL, room=sample.STEPS)
+    nothing = jnp.zeros(ROWS, jnp.uint32)
+    tokens, after = decode.say(
+        sampler._params,
+        state,
+        decode.Choice(nothing, nothing, jnp.float32(0)),
+        jnp.int32(0),
+        config=SMALL,
+        steps=sample.STEPS,
+        top_k=None,
+    )
+    for row, prompt in enumerate(prompts):
+        said = Text(np.asarray(tokens)[row].tolist())
+        for found, example in ((state, prompt), (after, [*prompt, said])):
+            expected = _raw(sampler, example)
+            np.testing.assert_allclose(found.raw[row], expected, atol=1e-4)
 
 
 def test_alone_and_in_any_company_are_the_same_bits(sampler: Sampler) -> None:
