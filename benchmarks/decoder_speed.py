@@ -46,8 +46,9 @@ from twinstep.decoder.model.segments import (
     fill,
     size_of,
 )
+from twinstep.decoder.train.initial import initial_state
 from twinstep.decoder.train.settings import TrainConfig
-from twinstep.decoder.train.step import initial_state, make_step
+from twinstep.decoder.train.step import make_step
 
 SHAPE = BatchShape(rows=8, tokens=512, images=64, audio=64)
 SMALL = 168
