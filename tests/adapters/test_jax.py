@@ -12,6 +12,7 @@ import numpy
 import pytest
 
 from twinstep.adapters.jax import JaxState
+from twinstep.adapters.jax_spread import Spread, spread_of
 from twinstep.capture.manifest import read_manifest
 from twinstep.capture.snapshot import Held, LayoutChanged
 from twinstep.errors import StateError
@@ -311,3 +312,31 @@ def test_entries_lie_apart_and_what_one_process_holds_is_its_own() -> None:
     entries = read_manifest(own).entries
     assert {entry.region for entry in entries} == {"own"}
     assert len(entries) == 8
+
+
+def test_what_no_array_has_of_the_shared_region_is_blank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bit that was flipped there would make one machine's digests differ for ever."""
+
+    def everywhere(sharding: Any, shape: tuple[int, ...]) -> Spread:
+        return replace(spread_of(sharding, shape), shared=True)
+
+    monkeypatch.setattr("twinstep.adapters.jax_plan.spread_of", everywhere)
+    adapter = JaxState({})
+    found = held(adapter, {"a": jnp.arange(5.0), "step": jnp.int32(3)})
+    assert adapter._plan is not None
+    size = adapter._plan.layout.shared_bytes
+    own = memoryview(bytearray(adapter._plan.layout.own_bytes))
+    clean, damaged = bytearray(size), bytearray(b"\xff" * size)
+    told: list[bytes] = []
+    for slot in (clean, damaged):
+        finish = adapter.copy(
+            found,
+            own=own,
+            shared=memoryview(slot),
+            shared_range=range(size),
+            chunk_bytes=CHUNK_BYTES,
+        )
+        told.append(finish().shared)
+    assert size == 128 and clean == damaged and told[0] == told[1]

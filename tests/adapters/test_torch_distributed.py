@@ -66,6 +66,18 @@ def test_a_shared_region_may_be_cut_inside_a_tensor(ranks: int) -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_what_no_tensor_has_of_the_shared_region_is_blank() -> None:
+    """A bit that was flipped there would make one machine's digests differ for ever."""
+    _, state = replica()
+    layout = state.layout()
+    clean, damaged = (Slots.of(layout, ranks=2, fill=fill) for fill in (0, 0xFF))
+    for slots in (clean, damaged):
+        slots.write(state, state.hold(4))
+    assert all(map(bytes, clean.shared))
+    assert clean.shared == damaged.shared
+
+
+@pytest.mark.usefixtures("alone")
 def test_names_are_those_of_the_plain_model() -> None:
     _, state = replica()
     slots = Slots.of(state.layout())

@@ -156,6 +156,16 @@ def test_neighbours_become_one_piece() -> None:
 
 def test_blank_makes_zeros_there_and_nowhere_else() -> None:
     target = memoryview(bytearray(b"\xff" * SIZE))
-    blank([range(10, 20), range(5000, 5000), range(SIZE - 1, SIZE)], target)
+    gaps = [range(10, 20), range(5000, 5000), range(SIZE - 1, SIZE)]
+    blank(gaps, target, range(SIZE))
     assert bytes(target[10:20]) == bytes(10)
     assert bytes(target).count(0) == 11
+
+
+def test_blank_keeps_to_the_span_that_a_rank_has() -> None:
+    target = memoryview(bytearray(b"\xff" * 100))
+    blank([range(40, 60), range(140, 170), range(200, 210)], target, range(50, 150))
+    assert [at for at, byte in enumerate(target) if not byte] == [
+        *range(10),
+        *range(90, 100),
+    ]

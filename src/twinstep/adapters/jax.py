@@ -35,6 +35,7 @@ from twinstep.capture.snapshot import (
     Layout,
     LayoutChanged,
     Told,
+    blank,
     clip,
     copy_hashed,
     copy_pieces,
@@ -129,6 +130,7 @@ class JaxState:
         views = self._keeper.views(kept)
         pieces = pieces_of(kept.parts, views)
         write_head(own[: plan.layout.static.head_bytes], held.manifest)
+        blank(plan.gaps, shared, shared_range)
         clipped = clip(pieces["shared"], shared_range)
         digests = Digests()
         if chunk_bytes:

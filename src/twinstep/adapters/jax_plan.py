@@ -36,7 +36,12 @@ from twinstep.capture.manifest import (
     aligned,
     encode_entries,
 )
-from twinstep.capture.snapshot import PAGE_BYTES, Layout, LayoutChanged
+from twinstep.capture.snapshot import (
+    PAGE_BYTES,
+    Layout,
+    LayoutChanged,
+    shared_gaps,
+)
 from twinstep.recovery.reshard import Extent
 
 VALUES_GROWTH = 2
@@ -76,6 +81,10 @@ class Plan:
         self.parts = [part for seat in seats for part in seat.parts]
         self.sources = [at for at, seat in enumerate(seats) for _ in seat.parts]
         """For each part, which leaf it is of."""
+        self.gaps = shared_gaps(
+            [part.entry for part in self.parts], layout.shared_bytes
+        )
+        """What of the shared region no part has."""
         self.hosts = [
             at for at, leaf in enumerate(self.sources) if seats[leaf].kind is Kind.HOST
         ]

@@ -133,8 +133,7 @@ class TorchState:
         simple = bool(chunk_bytes) and not marks and not binding.sparse
         digests: dict[Region, bytes] = {"own": b"", "shared": b""}
         for region, (view, span) in targets.items():
-            blanks = [_overlap(gap, span) for gap in binding.blanks[region]]
-            blank([gap for gap in blanks if len(gap)], view)
+            blank(binding.blanks[region], view, span)
             pieces = clip(binding.pieces[region], span)
             if simple:
                 digests[region] = copy_hashed(pieces, view, chunk_bytes=chunk_bytes)
@@ -249,12 +248,6 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
         return memoryview(b"")
     array = (ctypes.c_char * size).from_address(tensor.data_ptr())
     return memoryview(array).cast("B")
-
-
-def _overlap(gap: range, span: range) -> range:
-    """Returns the part of `gap` in `span`, counted from the start of `span`."""
-    first, final = max(gap.start, span.start), min(gap.stop, span.stop)
-    return range(first - span.start, max(first, final) - span.start)
 
 
 def _warnings(inventory: Inventory) -> list[str]:

@@ -32,6 +32,7 @@ from twinstep.capture.snapshot import (
     LayoutChanged,
     Piece,
     coalesced,
+    shared_gaps,
 )
 
 VALUES_GROWTH = 2
@@ -172,11 +173,15 @@ def bind(
     if len(plan.staged):
         piece = Piece(staging.data_ptr(), len(plan.staged), plan.staged.start)
         pieces["own"].append(piece)
-    blanks: dict[Region, list[range]] = {"own": [], "shared": []}
-    for name, entry in plan.entries.items():
-        if name not in present:
-            blanks[entry.region].append(range(entry.offset, entry.offset + entry.size))
     static = plan.layout.static
+    blanks: dict[Region, list[range]] = {
+        "own": [
+            range(entry.offset, entry.offset + entry.size)
+            for name, entry in plan.entries.items()
+            if name not in present and entry.region == "own"
+        ],
+        "shared": shared_gaps(entries, static.shared_bytes),
+    }
     return Binding(
         static=StaticPart(
             head_bytes=static.head_bytes,

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 
 import xxhash
 
-from twinstep.capture.manifest import StaticPart, aligned
+from twinstep.capture.manifest import Entry, StaticPart, aligned
 from twinstep.errors import StateError
 
 SMALL_BYTES = 32 * 1024
@@ -254,10 +254,25 @@ def restore_pieces(pieces: Iterable[Piece], source: memoryview) -> None:
         (_locked if size < SMALL_BYTES else _unlocked)(address, start + offset, size)
 
 
-def blank(spans: Iterable[range], target: memoryview) -> None:
-    """The bytes of `spans` are zero afterwards, as they are in a fresh slot: what
-    replicas hold has equal digests though one of them once held more there."""
-    start, limit = address_of(target), target.nbytes
-    for span in spans:
-        assert 0 <= span.start <= limit - len(span), (span, limit)
-        _set(start + span.start, 0, len(span))
+def shared_gaps(entries: Iterable[Entry], size: int) -> list[range]:
+    """Returns the bytes of a shared region of `size` bytes that no entry has."""
+    gaps: list[range] = []
+    end = 0
+    shared = (entry for entry in entries if entry.region == "shared")
+    for entry in sorted(shared, key=lambda entry: entry.offset):
+        if entry.offset > end:
+            gaps.append(range(end, entry.offset))
+        end = max(end, entry.offset + entry.size)
+    return [*gaps, range(end, size)] if end < size else gaps
+
+
+def blank(gaps: Iterable[range], target: memoryview, span: range) -> None:
+    """What of `gaps` lies in `span`, which `target` has, is zero afterwards, as it is
+    in a fresh slot: what replicas hold has equal digests though one of them once held
+    more there, or a bit of it was flipped."""
+    start = address_of(target)
+    assert target.nbytes >= len(span), (target.nbytes, span)
+    for gap in gaps:
+        first, final = max(gap.start, span.start), min(gap.stop, span.stop)
+        if first < final:
+            _set(start + first - span.start, 0, final - first)
