@@ -1,6 +1,7 @@
 """What protection of every step costs a training in JAX.
 
     python -m benchmarks.jax_steps [--json FILE] [--megabytes 256]
+    python -m benchmarks.steps --framework jax      the same
 
 Each setting is one real job of `twinstep run` on one machine, with jax_loop.py as its
 script, whose blocks alternate between no protection, twinstep after every step and one
@@ -17,6 +18,7 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def describe(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--setting", choices=SETTINGS, action="append")
@@ -106,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--step-s", type=float, default=0.55)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     results: list[dict[str, Any]] = []
     for setting in options.setting or SETTINGS:
         found = measure(

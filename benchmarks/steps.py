@@ -142,7 +142,14 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--framework", choices=("torch", "jax"), default="torch")
+    chosen, rest = first.parse_known_args()
+    if chosen.framework == "jax":
+        from benchmarks import jax_steps
+
+        return jax_steps.main(rest)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[first])
     parser.add_argument("--json", type=Path)
     parser.add_argument(
         "--setting", choices=[s.name for s in SETTINGS], action="append"

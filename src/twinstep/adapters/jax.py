@@ -39,11 +39,12 @@ from twinstep.capture.snapshot import (
     clip,
     copy_hashed,
     copy_pieces,
+    fitting,
 )
 from twinstep.errors import StateError
 from twinstep.store.stored import StoredStep
 
-__all__ = ["JaxState", "initialize"]
+__all__ = ["JaxState", "initialize", "keep_compiled"]
 
 
 class JaxState:
@@ -120,13 +121,7 @@ class JaxState:
     ) -> Callable[[], Digests]:
         """The held step is in the slots, once the device has computed it."""
         plan, kept = cast("tuple[Plan, Kept]", held.mark)
-        own = own.cast("B")[: plan.layout.own_bytes]
-        shared = shared.cast("B")[: len(shared_range)]
-        if len(own) < plan.layout.own_bytes or len(shared) < len(shared_range):
-            raise StateError(
-                f"slots of {len(own)} and {len(shared)} bytes for a layout of "
-                f"{plan.layout.own_bytes} and {len(shared_range)}"
-            )
+        own, shared = fitting(plan.layout, own, shared, shared_range)
         views = self._keeper.views(kept)
         pieces = pieces_of(kept.parts, views)
         write_head(own[: plan.layout.static.head_bytes], held.manifest)

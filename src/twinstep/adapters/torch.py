@@ -46,8 +46,8 @@ from twinstep.capture.snapshot import (
     clip,
     copy_hashed,
     copy_pieces,
+    fitting,
 )
-from twinstep.errors import StateError
 from twinstep.store.stored import StoredStep
 
 TORCH_OWN = "torch.optim."
@@ -117,13 +117,7 @@ class TorchState:
         update may run as soon as copy() itself has. Digests are taken of what comes
         from host memory without detours."""
         plan, binding, marks = cast("tuple[Plan, Binding, Any]", held.mark)
-        own = own.cast("B")[: plan.layout.own_bytes]
-        shared = shared.cast("B")[: len(shared_range)]
-        if len(own) < plan.layout.own_bytes or len(shared) < len(shared_range):
-            raise StateError(
-                f"slots of {len(own)} and {len(shared)} bytes for a layout of "
-                f"{plan.layout.own_bytes} and {len(shared_range)}"
-            )
+        own, shared = fitting(plan.layout, own, shared, shared_range)
         targets: dict[Region, tuple[memoryview, range]] = {
             "own": (own, range(len(own))),
             "shared": (shared, shared_range),

@@ -107,6 +107,22 @@ class Told(Protocol):
         ...
 
 
+def fitting(
+    layout: Layout, own: memoryview, shared: memoryview, shared_range: range
+) -> tuple[memoryview, memoryview]:
+    """Returns of slots, which may be larger, what the layout has.
+
+    Raises: StateError for slots that are too small."""
+    own = own.cast("B")[: layout.own_bytes]
+    shared = shared.cast("B")[: len(shared_range)]
+    if len(own) < layout.own_bytes or len(shared) < len(shared_range):
+        raise StateError(
+            f"slots of {len(own)} and {len(shared)} bytes for a layout of "
+            f"{layout.own_bytes} and {len(shared_range)}"
+        )
+    return own, shared
+
+
 def cut(size: int, *, parts: int, index: int) -> range:
     """Returns part `index` of a region of `size` bytes, cut at whole pages."""
     assert 0 <= index < parts, (index, parts)

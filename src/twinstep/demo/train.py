@@ -12,7 +12,6 @@ are for the demo's sake; a training needs none of them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
@@ -31,38 +30,8 @@ from twinstep.demo.ballast import Ballast, unloading
 from twinstep.demo.final import write_digests
 from twinstep.demo.gpt import GPT, Size
 from twinstep.demo.library import library_text
+from twinstep.demo.options import options, steps_wanted
 from twinstep.demo.text import Windows
-
-
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains a small GPT on CPUs.")
-    parser.add_argument("--style", choices=("ddp", "fsdp2"), default="ddp")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=3, help="sequences per rank")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--step-seconds",
-        type=float,
-        default=0.0,
-        help="a step lasts at least so long: it sleeps for the rest",
-    )
-    parser.add_argument(
-        "--losses", type=Path, help="rank 0 appends the mean loss of a step"
-    )
-    parser.add_argument(
-        "--ballast-mb",
-        type=int,
-        default=0,
-        help="megabytes of state more on each rank, to have moments that last",
-    )
-    parser.add_argument("--digests", type=Path, help="folder for the final state's")
-    parser.add_argument(
-        "--stop-file",
-        type=Path,
-        help="may appear later and hold the number of the last step; it must be far "
-        "ahead of the present one, so that all ranks read it in time",
-    )
-    return parser.parse_args()
 
 
 def build(style: str, size: Size) -> nn.Module:
@@ -88,12 +57,6 @@ def warm_up(step: int) -> float:
     return min((step + 1) / 20, (20 / (step + 1)) ** 0.5)
 
 
-def steps_wanted(steps: int, stop_file: Path | None) -> int:
-    if stop_file is None or not stop_file.exists():
-        return steps
-    return min(steps, int(stop_file.read_text()))
-
-
 def append_loss(path: Path | None, step: int, loss: torch.Tensor) -> None:
     if path is None:
         return
@@ -107,7 +70,7 @@ def append_loss(path: Path | None, step: int, loss: torch.Tensor) -> None:
 
 
 def main() -> None:
-    args = options()
+    args = options("Trains a small GPT on CPUs.", ("ddp", "fsdp2"))
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     seed_all(args.seed)

@@ -12,7 +12,6 @@ digests at the end, the padded step and the ballast are for the demo's sake.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from functools import partial
@@ -29,6 +28,7 @@ import twinstep
 from twinstep.adapters.jax import initialize  # 1 of 5
 from twinstep.demo.gpt_jax import Size, first_parameters, loss
 from twinstep.demo.library import library_text
+from twinstep.demo.options import options, steps_wanted
 
 GENERATOR = "rbg"
 """Of dropout's numbers: one operation of XLA's, where the usual one is compiled from
@@ -36,32 +36,6 @@ some hundred."""
 RATE, DECAY, MEAN, SQUARE = 2e-3, 0.1, 0.9, 0.999
 BALLAST_FIRST = 1 << 23
 """As in ballast.py: whole numbers that float32 holds exactly, which go down by one."""
-
-
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains a small GPT in JAX on CPUs.")
-    parser.add_argument("--style", choices=("dp", "fsdp"), default="dp")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=3, help="sequences per rank")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--step-seconds",
-        type=float,
-        default=0.0,
-        help="a step lasts at least so long: it sleeps for the rest",
-    )
-    parser.add_argument("--losses", type=Path, help="rank 0 appends a step's loss")
-    parser.add_argument(
-        "--ballast-mb", type=int, default=0, help="megabytes more on each rank"
-    )
-    parser.add_argument("--digests", type=Path, help="folder for the final state's")
-    parser.add_argument(
-        "--stop-file",
-        type=Path,
-        help="may appear later and hold the number of the last step; it must be far "
-        "ahead of the present one, so that all ranks read it in time",
-    )
-    return parser.parse_args()
 
 
 def first_state(seed: int, size: Size, *, ballast_mb: int, ranks: int) -> Any:
@@ -138,12 +112,6 @@ def windows(text: Any, position: int, *, seed: int, batch: int, context: int) ->
     return numpy.stack([text[s : s + context + 1] for s in starts]).astype(numpy.int32)
 
 
-def steps_wanted(steps: int, stop_file: Path | None) -> int:
-    if stop_file is None or not stop_file.exists():
-        return steps
-    return min(steps, int(stop_file.read_text()))
-
-
 def write_digests(folder: Path, state: Any) -> None:
     """The folder has a digest of every part of this rank's state; the live arrays are
     looked at, and not what twinstep captures."""
@@ -170,7 +138,7 @@ def write_digests(folder: Path, state: Any) -> None:
 
 
 def main() -> None:
-    args = options()
+    args = options("Trains a small GPT in JAX on CPUs.", ("dp", "fsdp"))
     initialize()  # 2 of 5
     size, ranks, rank = Size(), jax.process_count(), jax.process_index()
     mesh = Mesh(numpy.array(jax.devices()), ("data",))

@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from twinstep.decoder.train.feed import Feed
+from twinstep.errors import DeadlinePassed
 
 
 class Counted:
@@ -44,3 +45,23 @@ def test_an_error_comes_where_its_batch_would() -> None:
         with pytest.raises(ValueError, match="no batch 1"):
             feed.take()
     feed.close()
+
+
+class Hanging:
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def __getitem__(self, k: int) -> int:
+        if k == 5:
+            self.end.wait(30)
+        return k
+
+
+def test_reading_that_hangs_is_named_and_holds_nobody() -> None:
+    source = Hanging()
+    feed = Feed(source, start=4, stop=9, wait_s_max=0.1)
+    assert feed.take() == 4
+    with pytest.raises(DeadlinePassed, match="batch 5 is not there after 0.1 s"):
+        feed.take()
+    feed.close()
+    source.end.set()

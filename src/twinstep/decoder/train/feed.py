@@ -12,7 +12,12 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from twinstep.errors import DeadlinePassed
+
 AHEAD = 2
+WAIT_S_MAX = 600.0
+"""For one batch, and for the thread at the end: reading that hangs (a folder of a
+network that is away) must not hold training for ever."""
 LOOK_S = 0.1
 """How often a thread that cannot hand a batch over looks whether it is to end."""
 
@@ -38,9 +43,11 @@ class Feed:
         stop: int,
         place: Callable[[Any], Any] = lambda batch: batch,
         ahead: int = AHEAD,
+        wait_s_max: float = WAIT_S_MAX,
     ) -> None:
         self._source, self._place = source, place
         self._range = range(start, stop)
+        self._taken, self._wait_s_max = start, wait_s_max
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
         self._thread = threading.Thread(
@@ -51,16 +58,23 @@ class Feed:
     def take(self) -> Any:
         """Returns the next batch, and waits for it.
 
-        Raises: whatever making it has raised."""
-        found = self._ready.get()
+        Raises: whatever making it has raised; DeadlinePassed naming the batch."""
+        try:
+            found = self._ready.get(timeout=self._wait_s_max)
+        except queue.Empty:
+            raise DeadlinePassed(
+                f"batch {self._taken} is not there after {self._wait_s_max:g} s; does "
+                "reading the run's data hang?"
+            ) from None
+        self._taken += 1
         if isinstance(found, _Failed):
             raise found.error
         return found
 
     def close(self) -> None:
-        """The thread has ended. Safe to repeat."""
+        """The thread has ended, or hangs in reading. Safe to repeat."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(timeout=self._wait_s_max)
 
     def _make(self) -> None:
         for k in self._range:

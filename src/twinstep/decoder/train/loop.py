@@ -8,7 +8,7 @@
 
 Every stretch of it is an event of the ledger. The loop waits for each step's numbers
 before the next: what a step took is then its own time, and on a CPU nothing is lost by
-it. With several processes (process.py) the same loop runs in each; arrays are global,
+it. With several processes (ranks.py) the same loop runs in each; arrays are global,
 each process feeds its rows, and GSPMD puts the collectives into the step.
 """
 

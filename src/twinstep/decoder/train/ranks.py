@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from twinstep.adapters import jax_processes as processes
+from twinstep.adapters import jax as processes
 from twinstep.decoder.model.segments import BatchShape, Packed
 from twinstep.decoder.shard import (
     batch_shardings,
