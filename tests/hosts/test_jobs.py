@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.hosts.needs import needs_hosts
+from tests.trial import A_FEW
 from twinstep.demo.drive import Planned
 from twinstep.demo.hosts import members
 from twinstep.demo.hosts.ground import Hosts
@@ -40,7 +41,7 @@ def test_links_fail_and_no_bit_differs(tmp_path: Path) -> None:
     )
     assert [failure.kind for failure in injured.failures] == list(KINDS)
     first = injured.failures[0]
-    assert first.recoveries >= 1 and first.steps_lost <= 1, first
+    assert first.recoveries >= 1 and first.steps_lost <= A_FEW, first
     calm = train(
         Plan(style="ddp", machines=3, standbys=0, steps=injured.steps, step_s=0.0),
         tmp_path / "calm",

@@ -169,12 +169,12 @@ def main() -> None:
         trained, mean_loss = train(state["train"], batch)
         state = {"train": trained, "position": state["position"] + 1}
         step += 1
+        found = float(mean_loss)  # a step is reached when it has been computed
         session.after_step(step, state)  # 4 of 5: returns at once
-        if args.losses is not None:
-            line = {"step": step, "loss": float(mean_loss), "wall_s": time.time()}
-            if rank == 0:
-                with args.losses.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+        if args.losses is not None and rank == 0:
+            line = {"step": step, "loss": found, "wall_s": time.time()}
+            with args.losses.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         time.sleep(max(0.0, began_s + args.step_seconds - time.monotonic()))
 
     session.close()  # 5 of 5: no further step is to be captured
