@@ -45,9 +45,8 @@ def test_a_lost_machine_is_replaced_by_one_that_joins(
     joined.kill("two")
     joined.join("three", "--config", str(config))
     recovery = trial.recovered(1)
-    assert recovery.who == "two" and lost_little(recovery, status), (
-        f"{recovery}{joined}"
-    )
+    assert recovery.who == "two", f"{recovery}{joined}"
+    assert lost_little(recovery, status), recovery
     assert recovery.source == "memory of one"
     assert joined.wait("one") == 0 and joined.wait("three") == 0, str(joined)
     assert joined.digests() == reference(), str(joined)
