@@ -7,7 +7,7 @@ often as it is said; what is not cut is held by all alike, in the shared region.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,24 +121,36 @@ def write_tree(
 ) -> tuple[Path, Contents]:
     """Returns the folder of a whole step that `ranks` machines wrote, and its table."""
     laid = Laid(arrays, ranks)
+    values = {
+        "framework": "jax",
+        "others": dict(plain or {}),
+        "empty": dict(empty or {}),
+    }
+    slots = [laid.slot(rank, step, values) for rank in range(ranks)]
+    return write_slots(storage, slots, laid.ranges(), step=step, form=form)
+
+
+def write_slots(
+    storage: Path,
+    slots: Sequence[memoryview],
+    shared: Sequence[memoryview],
+    *,
+    step: int,
+    form: Form = "orbax",
+) -> tuple[Path, Contents]:
+    """Returns the folder of a whole step that the slots' machines wrote, and its table.
+    Each machine has one rank."""
     names: list[str] = []
-    for rank in range(ranks):
-        values = {
-            "framework": "jax",
-            "others": dict(plain or {}),
-            "empty": dict(empty or {}),
-        }
-        own = laid.slot(rank, step, values)
-        manifest = read_manifest(own)
+    for rank, own in enumerate(slots):
         holding = Holding(
             step=step,
             captured_in=1,
-            machines=ranks,
+            machines=len(slots),
             ranks_per_machine=1,
             index=rank,
-            parts=ranks,
-            own={rank: (manifest, own)},
-            shared=laid.ranges(),
+            parts=len(slots),
+            own={rank: (read_manifest(own), own)},
+            shared=shared,
             form=form,
         )
         names.append(part_name(round=1, term=1, machine_rank=rank))

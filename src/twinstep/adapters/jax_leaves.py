@@ -82,6 +82,24 @@ def leaves_of(state: object, *, real: bool = True) -> list[Leaf]:
     return leaves
 
 
+def bare_of(state: object) -> dict[str, str]:
+    """Returns the nodes that have nothing in them, of which no leaf tells, by their
+    names: what Orbax calls them, to which an empty NamedTuple is a None as well."""
+    tree = api.tree_util
+
+    def bare(node: object) -> bool:
+        return not tree.tree_leaves(node, is_leaf=lambda inner: inner is not node)
+
+    nodes: list[tuple[Any, Any]]
+    nodes = tree.tree_flatten_with_path(state, is_leaf=bare)[0]
+    words = {dict: "Dict", list: "List", tuple: "Tuple"}
+    return {
+        ROOT + tree.keystr(path): words.get(type(node), "None")
+        for path, node in nodes
+        if bare(node)
+    }
+
+
 def flat(state: object) -> tuple[list[Any], Any]:
     """Returns the leaves of a state and its structure, in microseconds."""
     return api.tree_util.tree_flatten(state)

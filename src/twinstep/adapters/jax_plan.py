@@ -18,6 +18,7 @@ from twinstep.adapters.jax_leaves import (
     Form,
     Kind,
     Leaf,
+    bare_of,
     flat,
     form_of,
     generator_of,
@@ -75,8 +76,17 @@ class Seat:
 class Plan:
     """The place of every leaf of states of one structure."""
 
-    def __init__(self, structure: Any, seats: list[Seat], layout: Layout) -> None:
+    def __init__(
+        self,
+        structure: Any,
+        seats: list[Seat],
+        layout: Layout,
+        *,
+        bare: dict[str, str],
+    ) -> None:
+        """`bare` are the nodes without leaves, by name."""
         self.seats = seats
+        self.bare = bare
         self.layout = layout
         self.parts = [part for seat in seats for part in seat.parts]
         self.sources = [at for at, seat in enumerate(seats) for _ in seat.parts]
@@ -114,7 +124,7 @@ class Plan:
 
     def values(self, leaves: list[Any], others: Mapping[str, Any]) -> bytes:
         """Returns the encoded values of a state and the objects beside it."""
-        return _values(self.seats, leaves, others)
+        return _values(self.seats, self.bare, leaves, others)
 
     def _as_before(self, arrays: list[Any]) -> bool:
         types, shardings = self._seen
@@ -179,7 +189,8 @@ def make_plan(state: object, others: Mapping[str, Any], *, sharing: bool) -> Pla
         for seat, form, boxes, region in held
         for box, _, replica in boxes
     ]
-    values = _values(seats, [leaf.value for leaf in leaves], others)
+    bare = bare_of(state)
+    values = _values(seats, bare, [leaf.value for leaf in leaves], others)
     head_bytes = aligned(
         LENGTH_BYTES
         + len(encode_entries(sample))
@@ -204,17 +215,22 @@ def make_plan(state: object, others: Mapping[str, Any], *, sharing: bool) -> Pla
         entries=encode_entries(entries),
     )
     layout = Layout(own_bytes=own_bytes, shared_bytes=shared_bytes, static=static)
-    return Plan(flat(state)[1], seats, layout)
+    return Plan(flat(state)[1], seats, layout, bare=bare)
 
 
-def _values(seats: list[Seat], leaves: list[Any], others: Mapping[str, Any]) -> bytes:
+def _values(
+    seats: list[Seat],
+    bare: dict[str, str],
+    leaves: list[Any],
+    others: Mapping[str, Any],
+) -> bytes:
     plain = dict(others)
     for seat, leaf in zip(seats, leaves, strict=True):
         if seat.kind is Kind.PLAIN:
             plain[seat.name] = leaf
     keys = {seat.name: seat.generator for seat in seats if seat.generator}
     weak = [seat.name for seat in seats if seat.weak]
-    return encode_values(plain, keys=keys, weak=weak)
+    return encode_values(plain, keys=keys, weak=weak, bare=bare)
 
 
 def _boxes(

@@ -1,8 +1,8 @@
 """The small values of a state in its manifest: written, read and checked.
 
-Beside plain leaves and the states of objects: the generators of keys, and which arrays
+Beside plain leaves and the states of objects: the generators of keys, which arrays
 have a type that gives way to another (weak_type), on which the type of what is computed
-with them depends, and so its bits.
+with them depends, and so its bits; and for Orbax the nodes of the tree without a leaf.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ FRAMEWORK = "jax"
 
 
 def encode_values(
-    others: Mapping[str, Any], *, keys: dict[str, str], weak: list[str]
+    others: Mapping[str, Any],
+    *,
+    keys: dict[str, str],
+    weak: list[str],
+    bare: dict[str, str],
 ) -> bytes:
     """Returns the values as plain data; `others` are plain leaves and objects' states.
 
     Raises: StateError naming what is no plain data."""
     values = {"framework": FRAMEWORK, "others": others, "keys": keys, "weak": weak}
+    values["empty"] = bare
     return encode_plain(values, path="values", to_blob=to_blob)
 
 
