@@ -45,9 +45,9 @@ def make(folder: Path, **changes: Any) -> Any:
     return run
 
 
-def trained(run: Any) -> str:
+def trained(run: Any, speech: Any = None) -> str:
     """Trains the run, and returns the digest of the state at its end."""
     from twinstep.decoder import stages, weights
 
-    stages.train(run, run.recipe(), stages.Speech())
+    stages.train(run, run.recipe(), speech or stages.Speech())
     return weights.about(run.model).state_digest

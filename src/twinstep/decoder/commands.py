@@ -106,8 +106,12 @@ def train(
         float | None, typer.Option(help="End early after so long; 0: never.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and order.")] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Not from the newest step in RUN/steps.")
+    ] = False,
 ) -> None:
-    """Train the model, on machines of this computer, protected at every step."""
+    """Train the model, on machines of this computer, protected at every step. What was
+    interrupted goes on."""
     from twinstep.decoder import stages
 
     run, recipe = _open(
@@ -122,7 +126,7 @@ def train(
         },
     )
     console = Console()
-    stages.train(run, recipe, stages.Speech(console))
+    stages.train(run, recipe, stages.Speech(console), anew=anew)
     stages.show_goodput(run, console)
 
 

@@ -55,6 +55,9 @@ class JobSettings:
     standbys: int = 0
     threads: int = 1
     """Of each rank's computing; bits depend on it."""
+    storage_every_s: float = 30.0
+    """At least so long lies between steps that go to disk (RUN/steps), from which
+    training goes on when the whole job was lost; 0: none does."""
     seconds_max: float = 0.0
     """After so long training ends early; 0: never. Bits then depend on speed."""
 

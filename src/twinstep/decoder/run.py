@@ -8,6 +8,8 @@ RUN/metrics.jsonl    what each step measured
 RUN/board            TensorBoard's events, where wanted
 RUN/cache            compiled steps, so that a restart compiles nothing
 RUN/stop_at          may appear: the number of the last step
+RUN/steps            newest steps on disk, while training is not over
+RUN/training.toml    the settings that they were trained by
 RUN/model            the weights at the end, and their digest
 RUN/eval.json, answers.png, answers.html                  ... eval
 """
@@ -17,11 +19,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinstep.decoder.recipe import Recipe, from_toml, to_toml
 from twinstep.errors import UsageError
+from twinstep.store.places import place_of
+from twinstep.store.reading import look
+
+WEIGHTS = "model.safetensors"
+STEPS_MAX = 16
+DEFINING = ("model", "data", "train", "mixture")
+"""The settings that bits depend on, and a training must go on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,14 @@ class Run:
         return self.folder / "stop_at"
 
     @property
+    def steps(self) -> Path:
+        return self.folder / "steps"
+
+    @property
+    def begun_with(self) -> Path:
+        return self.folder / "training.toml"
+
+    @property
     def model(self) -> Path:
         return self.folder / "model"
 
@@ -93,7 +111,7 @@ class Run:
 
     def require_model(self) -> Path:
         """Returns the weights' folder. Raises: UsageError where there is none."""
-        return self._require(self.model / "model.safetensors", "train").parent
+        return self._require(self.model / WEIGHTS, "train").parent
 
     def _require(self, path: Path, stage: str) -> Path:
         if not path.exists():
@@ -109,14 +127,50 @@ class Run:
             return min(steps, int(self.stop_at.read_text()))
         return steps
 
-    def forget_training(self) -> None:
-        """The next training begins anew: nothing is left of an earlier one but what it
-        compiled."""
-        for path in (self.ledger, self.metrics, self.stop_at):
+    def newest_step(self) -> int:
+        """Returns the newest step on disk of a training that is not over; 0: there is
+        none. Raises: UsageError when the disk cannot be read."""
+        if self.model.joinpath(WEIGHTS).exists() or not self.begun_with.exists():
+            return 0
+        try:
+            found = list(look(place_of(str(self.steps), {}), steps_max=STEPS_MAX))
+        except OSError as error:
+            raise UsageError(f"{self.steps} cannot be read: {error}") from error
+        return max((each.step for each in found if each.whole), default=0)
+
+    def goes_on(self, recipe: Recipe) -> int:
+        """Returns the step on disk from which training goes on; 0: it begins.
+
+        Raises: UsageError when it was begun with other settings."""
+        step = self.newest_step()
+        if not step:
+            return 0
+        begun = from_toml(self.begun_with.read_text(), name=str(self.begun_with))
+        others = [n for n in DEFINING if getattr(begun, n) != getattr(recipe, n)]
+        where = f"{self.steps} has step {step} of a training"
+        way_out = "pass --anew to begin again, or name another --folder"
+        if others:
+            raise UsageError(
+                f"{where} with other settings of {', '.join(others)}: see "
+                f"{self.begun_with}; set them back to go on there, {way_out}"
+            )
+        if not recipe.job.machines:
+            raise UsageError(
+                f"{where} on machines, which --machines 0 cannot read; leave that out "
+                f"to go on there, {way_out}"
+            )
+        return step
+
+    def begin_training(self, recipe: Recipe) -> None:
+        """The next training begins anew, by this recipe: nothing is left of an earlier
+        one but what it compiled."""
+        for path in (self.ledger, self.metrics, self.begun_with):
             path.unlink(missing_ok=True)
+        shutil.rmtree(self.steps, ignore_errors=True)
         for folder in (self.board, self.model):
             for path in sorted(folder.glob("*")):
                 path.unlink()
+        replace_text(self.begun_with, to_toml(recipe))
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -157,13 +158,20 @@ def open_batches_of(
     )
 
 
-def train(run: Run, recipe: Recipe, speech: Speech) -> None:
+def train(run: Run, recipe: Recipe, speech: Speech, *, anew: bool = False) -> None:
     """The run's model is trained: on machines of this computer, protected at every
-    step; or in this process where the recipe has 0 machines.
+    step; or in this process where the recipe has 0 machines. A training whose whole job
+    was lost goes on from its newest step on disk, unless it is to begin `anew`.
 
-    Raises: UsageError when a stage is missing; TwinstepError when the job failed."""
+    Raises: UsageError when a stage is missing, or the training was begun with other
+    settings; TwinstepError when the job failed."""
     began_s = wall_s()
-    run.forget_training()
+    step = 0 if anew else run.goes_on(recipe)
+    run.stop_at.unlink(missing_ok=True)
+    if step:
+        speech.line(f"training goes on from step {step} in {run.steps}")
+    else:
+        run.begin_training(recipe)
     run.keep(recipe)
     with speech.now() as now:
         batches = open_batches_of(run, recipe, now=now)
@@ -179,15 +187,17 @@ def train(run: Run, recipe: Recipe, speech: Speech) -> None:
         train_rank(run.folder, began_wall_s=began_s)
         return
     arguments = [str(run.folder.absolute()), "--began", repr(began_s)]
-    status = launcher.run(job_of(recipe), RANK, arguments)
+    status = launcher.run(job_of(run, recipe), RANK, arguments)
     if status:
         raise TwinstepError(f"training ended with status {status}; see above why")
 
 
-def job_of(recipe: Recipe) -> job_config.Job:
+def job_of(run: Run, recipe: Recipe) -> job_config.Job:
     """Returns the job that trains the recipe: copies at once and of every step, for a
-    few processors carry the copies too, and no link is shared with training."""
+    few processors carry the copies too, and no link is shared with training. Now and
+    then a step goes to disk as well, in case that all machines are lost."""
     settings = recipe.job
+    stored = settings.storage_every_s > 0
     job: Any = job_config.load(
         None,
         machines=settings.machines,
@@ -195,8 +205,10 @@ def job_of(recipe: Recipe) -> job_config.Job:
         standbys=settings.standbys,
         preload=PRELOAD,
         schedule={"mode": "off", "every_max": 1, "withhold_every": 0},
+        storage=str(run.steps) if stored else None,
     )
-    return job
+    storage = dataclasses.replace(job.storage, every_s=settings.storage_every_s)
+    return dataclasses.replace(job, storage=storage)
 
 
 def show_goodput(
