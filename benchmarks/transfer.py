@@ -9,6 +9,9 @@ repeat, and its median over the repeats is the result. The plain copy is sendall
 recv_into without checksum or frame, with tiles of 8 MiB and of a chunk; send and
 restore are compared with the faster of these. The plain copy is measured twice: its
 ratio to itself shows what the noise is.
+
+"None held" and "nine tenths held" tell the digests first (transfer/reuse.py), to a
+holder whose former copy has no chunk of it, or nine of ten; GB/s are of the whole copy.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from twinstep.transfer.exchange import (
     serve_fetch,
 )
 from twinstep.transfer.frame import Fetch, Offer
+from twinstep.transfer.reuse import Source as Held
 from twinstep.transfer.sender import hash_copy
 from twinstep.transfer.tcp import TcpChannel, ask_buffers
 from twinstep.trust import certs
@@ -46,6 +50,8 @@ from twinstep.trust.wire import prove, secure
 BIG_TILE_BYTES = 8 << 20
 DEADLINE_S = 60.0
 BUDGET = 0.9
+HELD = {"send, none held": 1, "send, nine tenths held": 10}
+"""In one of so many chunks the holder's former copy differs."""
 
 Way = Callable[[], object]
 
@@ -69,6 +75,7 @@ class Source:
             "plain, again": lambda: self.plain(chunk),
             "send": self.send,
             "send, digests known": lambda: self.send(self.digests),
+            **{name: lambda: self.send(self.digests, told=True) for name in HELD},
             "restore": self.restore,
         }
         for kind, channel in self.proved.items():
@@ -82,7 +89,11 @@ class Source:
         assert self.sock.recv(1) == b"!"
 
     def send(
-        self, digests: bytes | None = None, channel: TcpChannel | None = None
+        self,
+        digests: bytes | None = None,
+        channel: TcpChannel | None = None,
+        *,
+        told: bool = False,
     ) -> None:
         offer = Offer(
             job="benchmark",
@@ -93,6 +104,7 @@ class Source:
             step=1,
             size=self.slot.size,
             chunk_bytes=self.limits.chunk_bytes,
+            told=told,
         )
         offer_copy(channel or self.channel, offer, view=self.slot.view, digests=digests)
 
@@ -114,11 +126,15 @@ class Target:
     """The process that wants them."""
 
     def __init__(
-        self, sock: socket.socket, slot: Slot, *, limits: config.Transfer
+        self, sock: socket.socket, slot: Slot, noise: bytes, *, limits: config.Transfer
     ) -> None:
         self.sock, self.slot, self.limits = sock, slot, limits
         self.channel = TcpChannel(sock, limits=limits, deadline_s=DEADLINE_S)
         self.proved: dict[str, TcpChannel] = {}
+        self.held = {
+            name: former(slot.size, noise, every, chunk_bytes=limits.chunk_bytes)
+            for name, every in HELD.items()
+        }
 
     def ways(self) -> dict[str, Way]:
         chunk = self.limits.chunk_bytes
@@ -128,6 +144,10 @@ class Target:
             "plain, again": lambda: self.plain(chunk),
             "send": self.accept,
             "send, digests known": self.accept,
+            **{
+                name: lambda held=held: self.accept(held=held)
+                for name, held in self.held.items()
+            },
             "restore": self.restore,
         }
         for kind, channel in self.proved.items():
@@ -143,7 +163,9 @@ class Target:
                 got += self.sock.recv_into(tile[got:], 0, socket.MSG_WAITALL)
         self.sock.sendall(b"!")
 
-    def accept(self, channel: TcpChannel | None = None) -> None:
+    def accept(
+        self, channel: TcpChannel | None = None, *, held: Held | None = None
+    ) -> None:
         channel = channel or self.channel
         offer, _ = channel.receive()
         assert isinstance(offer, Offer)
@@ -152,6 +174,7 @@ class Target:
             offer,
             view=self.slot.view,
             chunk_bytes_max=self.limits.chunk_bytes,
+            sources=None if held is None else lambda: [held],
         )
         confirm(channel, offer)
 
@@ -164,6 +187,20 @@ class Target:
             chunk_bytes_max=self.limits.chunk_bytes,
         )
         self.sock.sendall(b"!")
+
+
+def former(size: int, noise: bytes, every: int, *, chunk_bytes: int) -> Held:
+    """Returns a copy that differs in one of `every` chunks from the one that comes."""
+    view = memoryview(bytearray(size))
+    fill(view, noise)
+    for at in range(0, size, every * chunk_bytes):
+        view[at] ^= 1
+    return Held(view=view, digests=hash_copy(view, size, chunk_bytes))
+
+
+def fill(view: memoryview, noise: bytes) -> None:
+    for at in range(0, len(view), len(noise)):
+        view[at : at + len(noise)] = noise[: len(view) - at]
 
 
 def connected(limits: config.Transfer) -> tuple[socket.socket, socket.socket]:
@@ -232,10 +269,11 @@ def run_target(
     size: int,
     repeats: int,
     chunk: int,
+    noise: bytes,
 ) -> None:
     limits = config.Transfer(chunk_bytes=chunk)
     slot = Slot.create("twinstep-0-1", capacity_bytes=size)
-    target = Target(sock, slot, limits=limits)
+    target = Target(sock, slot, noise, limits=limits)
     for kind, connection in proved_target(sockets, known).items():
         target.proved[kind] = TcpChannel(
             connection, limits=limits, deadline_s=DEADLINE_S
@@ -255,13 +293,12 @@ def run_source(
     size: int,
     repeats: int,
     chunk: int,
+    noise: bytes,
 ) -> dict[str, list[float]]:
     """Returns the GB/s of each way in each repeat; one before them is not counted."""
     limits = config.Transfer(chunk_bytes=chunk)
     slot = Slot.create("twinstep-0-0", capacity_bytes=size)
-    noise = os.urandom(1 << 20)
-    for at in range(0, slot.size, len(noise)):
-        slot.view[at : at + len(noise)] = noise[: slot.size - at]
+    fill(slot.view, noise)
     source = Source(sock, slot, limits=limits)
     for kind, connection in proved_source(sockets, known)[0].items():
         source.proved[kind] = TcpChannel(
@@ -283,6 +320,7 @@ def run_source(
 def measure(*, size: int, repeats: int, chunk: int) -> dict[str, list[float]]:
     limits = config.Transfer(chunk_bytes=chunk)
     source, target = connected(limits)
+    noise = os.urandom(1 << 20)
     amounts = {"size": size, "repeats": repeats, "chunk": chunk}
     with tempfile.TemporaryDirectory() as name:
         known = kinds(Path(name))
@@ -295,14 +333,14 @@ def measure(*, size: int, repeats: int, chunk: int) -> dict[str, list[float]]:
             try:
                 for sock in (source, *near.values()):
                     sock.close()
-                run_target(target, far, known, **amounts)
+                run_target(target, far, known, **amounts, noise=noise)
                 status = 0
             finally:
                 os._exit(status)
         for sock in (target, *far.values()):
             sock.close()
         try:
-            return run_source(source, near, known, **amounts)
+            return run_source(source, near, known, **amounts, noise=noise)
         finally:
             for sock in (source, *near.values()):
                 sock.close()
@@ -350,7 +388,7 @@ def main() -> None:
     for name, rate in rates.items():
         ratio = result["ratio_to_plain"][name]  # type: ignore[index]
         print(
-            f"  {name:20} {statistics.median(rate):5.2f} GB/s"
+            f"  {name:22} {statistics.median(rate):5.2f} GB/s"
             f" [{min(rate):.2f} {max(rate):.2f}]  {ratio:.2f} of plain"
         )
     if options.json:

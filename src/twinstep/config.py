@@ -42,6 +42,9 @@ class Transfer:
     waits_max: int = 1000
     """So often a sender may say before a chunk that it still waits for its turn; it
     says so three times in timing.transfer_s_max."""
+    twin_ms_max: int = 1000
+    """So long a holder waits for its own rank's capture, which has much of a copy that
+    comes in hybrid sharding, before it has all of that sent."""
     threads_max: int = 16
     """Copies sent, and copies received, at the same time."""
     socket_buffer_bytes: int = 4 * 1024 * 1024

@@ -21,6 +21,7 @@ from twinstep.errors import UsageError
 from twinstep.jobs import JobView
 from twinstep.planner.quantities import in_words_bytes
 
+COLUMNS = ("machine", "step", "idle", "copies", "take", "in spans", "clear", "held")
 CELLS = 60
 """Of the bar that is a step."""
 BUSY, COPY, BOTH, IDLE = "▒", "█", "x", "·"
@@ -85,7 +86,7 @@ def show(view: JobView, *, as_json: bool, png: Path | None) -> RenderableType:
 def draw(seen: Timelines) -> RenderableType:
     """Returns a table of machines, and the last step of each as a bar."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("machine", "step", "idle", "copies", "take", "in spans", "clear"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "machine" else "right")
     bars: list[RenderableType] = []
     for machine in seen.machines:
@@ -113,9 +114,10 @@ def frequency(seen: Timelines) -> str:
 
 
 def _row(machine: Timeline) -> list[str]:
+    held = _share(machine.spared_bytes, machine.arrived_bytes)
     if not machine.step_s:
         what = "being learnt" if machine.profiling else "unknown"
-        return [machine.machine, what, *[""] * 5]
+        return [machine.machine, what, *[""] * 5, held]
     idle_s = sum(span.mean_s for span in machine.spans)
     return [
         machine.machine,
@@ -125,6 +127,7 @@ def _row(machine: Timeline) -> list[str]:
         f"{machine.needs_s:.3g} s",
         _share(machine.in_span_bytes, machine.sent_bytes),
         _share(machine.clear_bytes, machine.judged_bytes),
+        held,
     ]
 
 

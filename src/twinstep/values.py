@@ -84,3 +84,11 @@ def check_numbers(settings: Any, *, part: str) -> None:
 def chunk_count(size: int, chunk_bytes: int) -> int:
     """How many chunks a copy of `size` bytes is cut into."""
     return -(-size // chunk_bytes)
+
+
+def chunk_of(
+    view: memoryview, index: int, *, size: int, chunk_bytes: int
+) -> memoryview:
+    """The bytes of one chunk of a copy; the last may be shorter."""
+    at = index * chunk_bytes
+    return view[at : min(at + chunk_bytes, size)]

@@ -35,9 +35,12 @@ CHUNK = 4096
 SIZE = 20 * CHUNK + 100
 WAIT_S = 20.0
 TICK_S = 0.05
+TWIN_S = 2.0
 JOB = Job(
     machines=2,
-    transfer=Transfer(chunk_bytes=CHUNK, streams=2, threads_max=4),
+    transfer=Transfer(
+        chunk_bytes=CHUNK, streams=2, threads_max=4, twin_ms_max=round(TWIN_S * 1000)
+    ),
     timing=Timing(transfer_s_max=10.0),
 )
 HEADERS: msgspec.msgpack.Decoder[Offer | Fetch] = msgspec.msgpack.Decoder(Offer | Fetch)

@@ -22,6 +22,8 @@ DATA: list[msgspec.Struct] = [
     frame.Offer(**COPY, **CUT, captured_in=1, keep=2, part=1, parts=2),
     frame.Fetch(**COPY, captured_in=1, parts=2),
     frame.Accepted(),
+    frame.Told(first=3, count=64),
+    frame.Lacks(first=3),
     frame.Found(**CUT),
     frame.Chunk(index=7, digest=bytes(16)),
     frame.Waits(),

@@ -54,3 +54,20 @@ def test_only_the_last_steps_are_kept() -> None:
     assert [each.step.step for each in record.observed()] == list(
         range(STEPS_MAX, 2 * STEPS_MAX)
     )
+
+
+def test_what_holders_had_is_counted_and_planned_with_in_sixteenths() -> None:
+    record = Record()
+    assert record.sixteenths == 16
+    for spared in (0, 950, 930, 940):
+        record.arrived(1000, spared=spared)
+    assert (record.arrived_bytes, record.spared_bytes) == (4000, 2820)
+    assert record.sixteenths == 16, "one of the last was sent whole"
+    for _ in range(8):
+        record.arrived(1000, spared=940)
+    assert record.sixteenths == 1
+    record.arrived(1000, spared=930)
+    assert record.sixteenths == 2
+    for size, spared in ((0, 0), (10, -3), (10, 20)):
+        record.arrived(size, spared=spared)
+    assert record.spared_bytes <= record.arrived_bytes

@@ -23,6 +23,8 @@ HEADERS = [
     OFFER,
     FETCH,
     frame.Accepted(),
+    frame.Told(first=3, count=64),
+    frame.Lacks(first=3),
     frame.Found(size=9000, chunk_bytes=4096),
     Chunk(index=7, digest=bytes(range(16))),
     frame.Waits(),

@@ -62,6 +62,16 @@ def test_parts_make_the_whole(link: Link, parts: int) -> None:
     assert sender.merge_digests(received) == whole
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("parts", [1, 2, 9])
+def test_sizes_of_parts_add_up(size: int, parts: int) -> None:
+    sizes = [
+        sender.part_size(size, chunk_bytes=CHUNK_BYTES, part=part, parts=parts)
+        for part in range(parts)
+    ]
+    assert sum(sizes) == size and min(sizes) >= 0
+
+
 def test_a_part_leaves_the_chunks_of_others_alone(link: Link) -> None:
     source, target = bytes_of(3 * CHUNK_BYTES), memoryview(bytearray(3 * CHUNK_BYTES))
     first, second = link.pair()

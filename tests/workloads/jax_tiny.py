@@ -1,7 +1,8 @@
 """A training script in JAX of the size of a test: prints a digest of its final state.
 
 Works with and without agents, in one process or many. `dp` replicates the state, `fsdp`
-shards it over the processes; with --donate the update takes the state's memory."""
+shards it over the processes, `hsdp` over each half of them; with --donate the update
+takes the state's memory."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import twinstep
 
-FEATURES, ROWS = 16, 8
+ROWS = 8
 
 
 class Compiled:
@@ -51,21 +52,25 @@ def show_rows(step: int, array: jax.Array) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--style", choices=("dp", "fsdp"), default="dp")
+    parser.add_argument("--style", choices=("dp", "fsdp", "hsdp"), default="dp")
+    parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--donate", action="store_true")
     parser.add_argument("--pause-s", type=float, default=0.02)
     parser.add_argument("--rows", action="store_true", help="Shows weights by step.")
     options = parser.parse_args()
     compiled = Compiled()
     twinstep.adapters.jax.initialize()
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    spread = NamedSharding(mesh, PartitionSpec("data"))
-    placed = spread if options.style == "fsdp" else NamedSharding(mesh, PartitionSpec())
+    features, count = options.features, jax.device_count()
+    pods = 2 if options.style == "hsdp" else 1
+    mesh = jax.make_mesh((pods, count // pods), ("pod", "data"))
+    spread = NamedSharding(mesh, PartitionSpec(("pod", "data")))
     whole = NamedSharding(mesh, PartitionSpec())
+    sharded = NamedSharding(mesh, PartitionSpec("data"))
+    placed = whole if options.style == "dp" else sharded
 
     def first() -> dict[str, Any]:
-        weights = jnp.sin(jnp.arange(FEATURES * 4.0)).reshape(FEATURES, 4)
-        return {"weights": weights, "mean": jnp.zeros((FEATURES, 4)), "step": 0.0}
+        weights = jnp.sin(jnp.arange(features * 4.0)).reshape(features, 4)
+        return {"weights": weights, "mean": jnp.zeros((features, 4)), "step": 0.0}
 
     def update(state: dict[str, Any], batch: jax.Array) -> dict[str, Any]:
         def loss(weights: jax.Array) -> jax.Array:
@@ -87,7 +92,7 @@ def main() -> None:
             show_rows(start, state["weights"])
         for step in range(start, options.steps):
             drawn = numpy.random.default_rng((step, jax.process_index()))
-            rows = drawn.standard_normal((ROWS, FEATURES), numpy.float32)
+            rows = drawn.standard_normal((ROWS, features), numpy.float32)
             batch = jax.make_array_from_process_local_data(spread, rows)
             state = train(state, batch)
             session.after_step(step + 1, state)

@@ -14,6 +14,7 @@ from functools import partial
 
 from twinstep.agent import actions as do
 from twinstep.agent.arrivals import Arrivals
+from twinstep.agent.at_hand import Taker
 from twinstep.agent.copies import HELD_ALREADY
 from twinstep.agent.fetching import fetch_whole
 from twinstep.agent.lanes import Lanes, Post
@@ -32,7 +33,6 @@ from twinstep.store.memory import Slot
 from twinstep.transfer.channel import PeerClosed
 from twinstep.transfer.exchange import (
     Fetched,
-    accept_copy,
     confirm,
     fetch_copy,
     offer_copy,
@@ -44,6 +44,7 @@ from twinstep.transfer.frame import DataHeader, Fetch, Offer
 from twinstep.transfer.sender import (
     hash_copy,
     merge_digests,
+    part_size,
     verify_copy,
 )
 from twinstep.transfer.tcp import TcpChannel, connect
@@ -82,6 +83,7 @@ class Mover:
             tell_s_max=job.timing.transfer_s_max,
         )
         self._arrivals = Arrivals(self._transit, limits=job.transfer)
+        self._taker = Taker(worker.copies, memory, self._lanes.tell, job.transfer)
         self._flow = Flow()
         self.pacing = Pacing(job, worker, pages, self._flow)
 
@@ -193,6 +195,7 @@ class Mover:
             chunk_bytes=self._limits.chunk_bytes,
             part=part,
             parts=parts,
+            told=bool(ship.digests),
         )
         channel = self._connect(ship.target.host, ship.target.port, epoch, yields=True)
         started = threading.Event()
@@ -203,18 +206,22 @@ class Mover:
 
         begin = self._worker.begin
         mends = begin is not None and ship.step == begin.step
-        turns = self.pacing.turn(
-            channel, size=-(-size // parts), mends=mends, over=over
+        ours = part_size(
+            size, chunk_bytes=self._limits.chunk_bytes, part=part, parts=parts
         )
+        turns = self.pacing.turn(channel, size=ours, mends=mends, over=over)
         try:
-            return offer_copy(
+            digests = offer_copy(
                 channel,
                 offer,
                 view=view,
                 digests=ship.digests or None,
                 cancelled=over,
                 turn=turns,
+                answered=turns.answered,
             )
+            turns.arrived()
+            return digests
         except Refused:
             if started.is_set() and ship.digests:
                 self._check_own(ship, view, size)
@@ -341,16 +348,9 @@ class Mover:
             digests = None
             try:
                 slot = self._arrivals.slot(offer)
-                view = self._memory[offer.shard, slot].view[: offer.size]
                 self._lanes.opened(channel, epoch)
-                digests = accept_copy(
-                    channel,
-                    offer,
-                    view=view,
-                    chunk_bytes_max=self._limits.chunk_bytes,
-                    waits_max=self._limits.waits_max,
-                    cancelled=self._lanes.over(epoch),
-                )
+                over = self._lanes.over(epoch)
+                digests = self._taker.take(channel, offer, slot, over)
             finally:
                 self._lanes.tell(lambda: self._arrivals.part_done(offer, digests))
             confirm(channel, offer)

@@ -175,12 +175,12 @@ class Pacing:
             return profile is not None
         former = self.plan.link.bytes_per_s
         changed = abs(self._link().bytes_per_s - former) > RATE_DRIFT * former
-        return changed or self.plan.copies_bytes != copies_bytes(self._worker)
+        return changed or self.plan.copies_bytes != self._sizes()
 
     def _follow(self, profile: Profile | None) -> None:
         profile = profile or (self.plan.profile if self.plan else None)
         assert profile is not None
-        road, sizes = self._link(), copies_bytes(self._worker)
+        road, sizes = self._link(), self._sizes()
         timetable = fit(
             profile.lengths_s,
             copies_bytes=sizes,
@@ -193,6 +193,12 @@ class Pacing:
             self.gate.link = road
             self.gate.follow(profile, timetable)
         self.plan = plan
+
+    def _sizes(self) -> tuple[int, ...]:
+        """What the next step's copies are planned to take: what holders lacked lately,
+        in sixteenths, so that a little more or less is no news."""
+        share = self.record.sixteenths
+        return tuple(-(-n * share // 16) for n in copies_bytes(self._worker))
 
     def close(self) -> None:
         """Nothing is sampled any more."""
@@ -269,18 +275,20 @@ class Copy:
     ) -> None:
         self._pacing, self._channel, self._over = pacing, channel, over
         self._left, self._mends = size, mends
-        self._offered_s = self._began_s = monotonic_s()
-        self._asked = False
+        self._size = size
+        self._began_s = monotonic_s()
         self._granted: Go | None = None
         self._moving = 0  # bytes given to the kernel since the copy last rested
         self._is_moving = False
         self._open: Sent | None = None
         self._spoke_s = self._began_s
 
+    def answered(self) -> None:
+        """The holder has just accepted the offer."""
+        offered_s, self._began_s = self._began_s, monotonic_s()
+        self._pacing.answered(self._began_s - offered_s)
+
     def __call__(self, size: int) -> None:
-        if not self._asked:  # the holder has just accepted the offer
-            self._asked, self._began_s = True, monotonic_s()
-            self._pacing.answered(self._began_s - self._offered_s)
         self._close_last()
         span = self._wait(size)
         now_s = self._spoke_s = monotonic_s()
@@ -329,6 +337,10 @@ class Copy:
         self._is_moving = False
         self._pacing.rests(now_s, self._moving)
         self._moving = 0
+
+    def arrived(self) -> None:
+        """The holder has all of it; what had no turn, it had already."""
+        self._pacing.record.arrived(self._size, spared=self._left)
 
     def done(self) -> None:
         """The holder has all of it, or it is given up."""

@@ -80,6 +80,10 @@ class Timeline(Message, frozen=True, kw_only=True, tag=True):
     """Of those, in steps that were observed to their end."""
     clear_bytes: int
     """Of those, what met no operation of training."""
+    arrived_bytes: int = 0
+    """Of copies that arrived since the agent began."""
+    spared_bytes: int = 0
+    """Of those, what their holders had already and was not sent."""
 
 
 def timeline_of(pacing: Pacing, worker: Worker) -> Timeline:
@@ -114,6 +118,8 @@ def timeline_of(pacing: Pacing, worker: Worker) -> Timeline:
         in_span_bytes=record.in_span_bytes,
         judged_bytes=record.judged_bytes,
         clear_bytes=record.clear_bytes,
+        arrived_bytes=record.arrived_bytes,
+        spared_bytes=record.spared_bytes,
     )
 
 

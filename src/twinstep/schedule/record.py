@@ -14,6 +14,8 @@ from twinstep.schedule.profile import Seen
 
 STEPS_MAX = 8
 """Steps that are kept."""
+LATELY = 8
+"""Copies by which the next ones are planned."""
 SENT_MAX = 16_384
 """Chunks that are kept; of more, the oldest are forgotten."""
 
@@ -51,6 +53,24 @@ class Record:
     """Bytes that went in steps that were observed to their end."""
     clear_bytes: int = 0
     """Of those, what went while no operation of training was under way."""
+    arrived_bytes: int = 0
+    """Of copies that arrived, whatever was sent of them."""
+    spared_bytes: int = 0
+    """Of those, what the holder had already and was not sent."""
+
+    lately: deque[int] = field(default_factory=lambda: deque[int](maxlen=LATELY))
+    """How many sixteenths of each of the last copies were sent, rounded up."""
+
+    def arrived(self, size: int, *, spared: int) -> None:
+        spared = min(max(0, spared), size)
+        self.arrived_bytes += size
+        self.spared_bytes += spared
+        self.lately.append(-(-16 * (size - spared) // max(1, size)))
+
+    @property
+    def sixteenths(self) -> int:
+        """So much of a copy is to be sent, by those of late; 16 before there is one."""
+        return max(self.lately, default=16)
 
     def sent(self, chunk: Sent) -> None:
         self.chunks.append(chunk)

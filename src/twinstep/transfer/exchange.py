@@ -23,6 +23,7 @@ the Offer or Fetch from the channel, decides, and then calls `refuse` or one of 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +38,7 @@ from twinstep.transfer.frame import (
     Rejected,
     Verified,
 )
+from twinstep.transfer.reuse import Source
 from twinstep.transfer.sender import (
     Cancelled,
     Turn,
@@ -48,6 +50,10 @@ from twinstep.transfer.sender import (
 )
 
 Answer = TypeVar("Answer", Accepted, Found, Verified)
+
+
+def nothing() -> None:
+    """Nothing is to be done."""
 
 
 class CopyIsBad(Corrupt):
@@ -73,15 +79,19 @@ def offer_copy(
     digests: bytes | None = None,
     cancelled: Cancelled = never,
     turn: Turn = at_once,
+    answered: Callable[[], None] = nothing,
 ) -> bytes:
     """Sends a part of a copy and waits until the peer has verified it.
 
-    Returns the digests of that part.
+    Returns the digests of that part. `answered` is called when the offer is accepted.
 
     Raises: Refused with the peer's reason, before any chunk was sent or after all
     were; and what send_copy raises."""
     channel.send(offer)
-    _answer(channel, Accepted)
+    accepted = _answer(channel, Accepted)
+    answered()
+    if accepted.tell and not (offer.told and digests):
+        raise ProtocolError("asked to tell digests, which was not offered")
     sent = send_copy(
         channel,
         view=view,
@@ -92,6 +102,7 @@ def offer_copy(
         parts=offer.parts,
         cancelled=cancelled,
         turn=turn,
+        tells=accepted.tell,
     )
     verdict = _answer(channel, Verified)
     if (verdict.shard, verdict.step) != (offer.shard, offer.step):
@@ -110,8 +121,11 @@ def accept_copy(
     chunk_bytes_max: int,
     waits_max: int = 0,
     cancelled: Cancelled = never,
+    sources: Callable[[], Sequence[Source]] | None = None,
 ) -> bytes:
-    """Takes a part of the copy offered into `view`; returns its digests.
+    """Takes a part of the copy offered into `view`; returns its digests. Chunks that
+    `sources`, asked after the offer was accepted, have are not sent, where the offer
+    knows its digests.
 
     The caller has decided that the slot is the offer's; afterwards it writes down
     what it holds, and then calls `confirm`.
@@ -129,7 +143,8 @@ def accept_copy(
     if reason:
         refuse(channel, reason)
         raise Refused(f"offer of shard {offer.shard} at step {offer.step}: {reason}")
-    channel.send(Accepted())
+    tells = offer.told and sources is not None
+    channel.send(Accepted(tell=tells))
     try:
         return receive_copy(
             channel,
@@ -140,6 +155,7 @@ def accept_copy(
             parts=offer.parts,
             cancelled=cancelled,
             waits_max=waits_max,
+            sources=sources() if tells and sources else None,
         )
     except Corrupt as error:
         refuse(channel, str(error))

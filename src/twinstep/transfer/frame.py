@@ -154,10 +154,29 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     chunk_bytes: Bytes
     part: Shard = 0
     parts: Shard = 1
+    told: bool = False
+    """The digests of the chunks are known, and can be told before (reuse.py)."""
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The slot is yours: send the chunks of your offer."""
+
+    tell: bool = False
+    """Tell their digests first: some may be here."""
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The digests of the next `count` chunks of this part; the payload."""
+
+    first: Count
+    count: Count
+
+
+class Lacks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Which of the chunks told are not here: a bit each in the payload, the first
+    chunk's lowest in the first byte."""
+
+    first: Count
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -209,5 +228,16 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The copy asked for is here, and is not what was captured."""
 
 
-DataHeader = Offer | Accepted | Fetch | Found | Chunk | Waits | Verified | Rejected
+DataHeader = (
+    Offer
+    | Accepted
+    | Told
+    | Lacks
+    | Fetch
+    | Found
+    | Chunk
+    | Waits
+    | Verified
+    | Rejected
+)
 DATA_DECODER: msgspec.msgpack.Decoder[DataHeader] = msgspec.msgpack.Decoder(DataHeader)

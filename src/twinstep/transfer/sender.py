@@ -16,14 +16,16 @@ asked before each chunk); what is said before and after the chunks (exchange.py)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import xxhash
 
 from twinstep.errors import Corrupt, ProtocolError, Refused
+from twinstep.transfer import reuse
 from twinstep.transfer.channel import Channel
 from twinstep.transfer.frame import Chunk, DataHeader, Rejected, Waits
-from twinstep.values import DIGEST_BYTES, chunk_count
+from twinstep.transfer.reuse import Source
+from twinstep.values import DIGEST_BYTES, chunk_count, chunk_of
 
 Cancelled = Callable[[], bool]
 Turn = Callable[[int], None]
@@ -49,26 +51,40 @@ def send_copy(
     parts: int = 1,
     cancelled: Cancelled = never,
     turn: Turn = at_once,
+    tells: bool = False,
 ) -> bytes:
     """Sends the chunks of one part of a copy; returns the digests of that part.
 
-    `digests` are those of the whole copy, where they are known already.
+    `digests` are those of the whole copy, where they are known already; with `tells`
+    they are told first, and only what the peer lacks is sent (reuse.py).
 
     Raises: Refused when cancelled, DeadlinePassed, PeerClosed; and what `turn` does."""
     positions = part_positions(size, chunk_bytes=chunk_bytes, part=part, parts=parts)
     assert digests is None or _fits(digests, size, chunk_bytes), len(digests)
     sent: list[bytes] = []
-    for index in positions:
-        _stop_if(cancelled, "sending", index)
-        piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
-        turn(piece.nbytes)
-        if digests is None:
-            digest = xxhash.xxh3_128_digest(piece)
-        else:
-            digest = digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
-        channel.send(Chunk(index=index, digest=digest), piece)
-        sent.append(digest)
-    return b"".join(sent)
+
+    def send(indexes: Iterable[int]) -> None:
+        for index in indexes:
+            _stop_if(cancelled, "sending", index)
+            piece = chunk_of(view, index, size=size, chunk_bytes=chunk_bytes)
+            turn(piece.nbytes)
+            if digests is None:
+                digest = xxhash.xxh3_128_digest(piece)
+                sent.append(digest)
+            else:
+                digest = _digest(digests, index)
+            channel.send(Chunk(index=index, digest=digest), piece)
+
+    if tells:
+        assert digests is not None, "what is not known cannot be told"
+        for window in reuse.windows(positions, chunk_bytes):
+            _stop_if(cancelled, "telling", window[0])
+            send(reuse.tell(channel, window, digests))
+    else:
+        send(positions)
+    if digests is None:
+        return b"".join(sent)
+    return b"".join(_digest(digests, index) for index in positions)
 
 
 def receive_copy(
@@ -81,20 +97,24 @@ def receive_copy(
     parts: int = 1,
     cancelled: Cancelled = never,
     waits_max: int = 0,
+    sources: Sequence[Source] | None = None,
 ) -> bytes:
     """Reads one part of a copy into place; returns the digests of that part.
 
-    The sender may say up to `waits_max` times before a chunk that it waits.
+    The sender may say up to `waits_max` times before a chunk that it waits. With
+    `sources`, be they none, it tells first what comes, and chunks that these have are
+    not sent.
 
     Raises: Corrupt, after the whole part was read, naming the first chunk whose
     bytes do not have its digest; ProtocolError when a chunk is not the next one;
     Refused when cancelled; DeadlinePassed, PeerClosed."""
     positions = part_positions(size, chunk_bytes=chunk_bytes, part=part, parts=parts)
-    received: list[bytes] = []
+    received: dict[int, bytes] = {}
     bad: list[int] = []
-    for index in positions:
+
+    def receive(index: int) -> None:
         _stop_if(cancelled, "receiving", index)
-        piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
+        piece = chunk_of(view, index, size=size, chunk_bytes=chunk_bytes)
         header, payload_bytes = channel.receive()
         for _ in range(waits_max):
             if not isinstance(header, Waits):
@@ -105,13 +125,32 @@ def receive_copy(
         channel.receive_into(piece)
         if xxhash.xxh3_128_digest(piece) != digest:
             bad.append(index)
-        received.append(digest)
+        received[index] = digest
+
+    for window in reuse.windows(positions, chunk_bytes):
+        if sources is not None:
+            received |= reuse.take(
+                channel,
+                window,
+                view=view,
+                size=size,
+                chunk_bytes=chunk_bytes,
+                sources=sources,
+                cancelled=cancelled,
+            )
+        for index in window:
+            if index not in received:
+                receive(index)
     if bad:
         raise Corrupt(
             f"chunk {bad[0]} at byte {bad[0] * chunk_bytes} arrived with other bytes "
             f"than were sent ({len(bad)} of {len(positions)} chunks are bad)"
         )
-    return b"".join(received)
+    return b"".join(received[index] for index in positions)
+
+
+def _digest(digests: bytes, index: int) -> bytes:
+    return digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
 
 
 def _next_digest(
@@ -137,7 +176,9 @@ def _next_digest(
 def hash_copy(view: memoryview, size: int, chunk_bytes: int) -> bytes:
     """Returns the digests of all chunks of a copy."""
     return b"".join(
-        xxhash.xxh3_128_digest(_chunk(view, index, size=size, chunk_bytes=chunk_bytes))
+        xxhash.xxh3_128_digest(
+            chunk_of(view, index, size=size, chunk_bytes=chunk_bytes)
+        )
         for index in range(chunk_count(size, chunk_bytes))
     )
 
@@ -148,7 +189,7 @@ def verify_copy(
     """Returns the first chunk whose bytes do not have its digest, or None."""
     assert _fits(digests, size, chunk_bytes), len(digests)
     for index in range(chunk_count(size, chunk_bytes)):
-        piece = _chunk(view, index, size=size, chunk_bytes=chunk_bytes)
+        piece = chunk_of(view, index, size=size, chunk_bytes=chunk_bytes)
         at = index * DIGEST_BYTES
         if xxhash.xxh3_128_digest(piece) != digests[at : at + DIGEST_BYTES]:
             return index
@@ -162,6 +203,14 @@ def part_positions(size: int, *, chunk_bytes: int, part: int, parts: int) -> ran
     return range(part, chunk_count(size, chunk_bytes), parts)
 
 
+def part_size(size: int, *, chunk_bytes: int, part: int, parts: int) -> int:
+    """Returns the bytes of the chunks that part `part` of `parts` carries."""
+    positions = part_positions(size, chunk_bytes=chunk_bytes, part=part, parts=parts)
+    last = chunk_count(size, chunk_bytes) - 1
+    short = chunk_count(size, chunk_bytes) * chunk_bytes - size
+    return len(positions) * chunk_bytes - (short if last in positions else 0)
+
+
 def merge_digests(digests: Sequence[bytes]) -> bytes:
     """Returns the digests of a copy from those of its parts, in order of part."""
     parts = len(digests)
@@ -173,11 +222,6 @@ def merge_digests(digests: Sequence[bytes]) -> bytes:
         assert len(piece) == DIGEST_BYTES, "the parts are not of one copy"
         merged[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = piece
     return bytes(merged)
-
-
-def _chunk(view: memoryview, index: int, *, size: int, chunk_bytes: int) -> memoryview:
-    at = index * chunk_bytes
-    return view[at : min(at + chunk_bytes, size)]
 
 
 def _fits(digests: bytes, size: int, chunk_bytes: int) -> bool:
