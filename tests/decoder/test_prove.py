@@ -21,14 +21,21 @@ from twinstep.decoder.run import Run
 from twinstep.decoder.weights import TENSORS
 from twinstep.errors import UsageError
 
-RANK = Blow(kind="rank", victim="1", at_step=8)
-MACHINE = Blow(kind="machine", victim="0", at_step=20)
+LONG = {
+    "data.amount": 0.05,
+    "train.steps": 400,
+    "train.shape.tokens": 128,
+    "job.machines": 2,
+}
+"""Steps of some 20 ms: enough of them are left when the first blow was found out."""
+RANK = Blow(kind="rank", victim="1", at_step=20)
+MACHINE = Blow(kind="machine", victim="0", at_step=150)
 
 
 @takes_long
 @pytest.mark.timeout(900)
 def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
-    run = make(tmp_path / "run", **{"train.steps": 40, "job.machines": 2})
+    run = make(tmp_path / "run", **LONG)
     recipe = changed(run.recipe(), {"job.standbys": 1})
     screen = Console(file=io.StringIO(), width=120)
     status = prove(run, recipe, [RANK, MACHINE], console=screen)
@@ -36,7 +43,7 @@ def test_an_injured_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path: Path) -
     assert status == 0, screen.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     record = json.loads((proof / "proof.json").read_text())
     calm, injured = record["runs"]["undisturbed"], record["runs"]["injured"]
-    assert record["bit_identical"] and calm["step"] == injured["step"] == 40
+    assert record["bit_identical"] and calm["step"] == injured["step"] == 400
     assert (calm["attempts"], injured["attempts"]) == (1, 3)
     kinds = [each["kind"] for each in injured["recoveries"]]
     assert kinds in (["rank", "machine"], ["rank", "root"])
