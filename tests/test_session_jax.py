@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import threading
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,21 +111,6 @@ def test_no_step_waits_for_a_copy_under_way(
         assert loop.agent.hear(say.Reached).step == step
     assert loop.agent.hear(say.Captured).step == 1
     assert numpy.array_equal(loop.slot(), expected)
-
-
-def test_what_was_captured_is_let_go(loop: Functional) -> None:
-    """One more state is alive until its copy is made, and no longer."""
-    loop.first_step()
-    kept = weakref.ref(loop.state["a"])
-    loop.state = loop.update(loop.state)
-    assert kept() is not None
-    loop.agent.answer(1)
-    assert loop.agent.hear(say.Captured).step == 1
-    twin = loop.session._twin
-    with twin.changed:
-        twin.changed.wait_for(lambda: twin.standing.outcome is not None, WAIT_S)
-    gc.collect()
-    assert kept() is None
 
 
 def test_a_fence_lets_the_order_that_has_come_be_carried_out(loop: Functional) -> None:

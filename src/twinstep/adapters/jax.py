@@ -98,7 +98,6 @@ class JaxState:
         the device. Raises: LayoutChanged."""
         plan = self._current()
         leaves = plan.fit(self._state)
-        self._state = None  # from now on only what is held is kept alive
         values = plan.values(leaves, self._others())
         manifest = encode_manifest(plan.layout.static, step=step, values=values)
         head_bytes = plan.layout.static.head_bytes

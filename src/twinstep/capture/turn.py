@@ -87,8 +87,6 @@ class Standing:
         will come of this one."""
         if self.step == step:
             self.outcome = outcome
-            if outcome.came is Came.CAPTURED:
-                self.held = None  # its memory is free for the next step
         elif self.step < step and self.outcome is None:
             reason = f"step {step} is captured instead"
             self.outcome = Outcome(Came.PASSED, reason)
@@ -99,9 +97,9 @@ class Standing:
         """Returns what came of this step, once it is known or the time is over.
 
         `gone` says that nothing more will come."""
+        if self.held is None and not self.closed:
+            return Outcome(Came.FAILED, "it could not be held")
         with changed:
-            if self.outcome is None and self.held is None and not self.closed:
-                return Outcome(Came.FAILED, "it could not be held")
             changed.wait_for(lambda: self.outcome is not None or gone(), seconds_max)
             if self._busy():
                 again_s_max = min(AGAIN_S_MAX, seconds_max)
