@@ -46,6 +46,9 @@ class AtHand:
         return bool(self.former or self.own or self.soon)
 
 
+NOTHING = AtHand(former={}, own={}, soon=False)
+
+
 def look(copies: Copies, *, shard: int, step: int, captured_in: int) -> AtHand:
     """Returns what may have chunks of a copy of `shard` that comes."""
     table, grid = copies.table, copies.grid
@@ -90,10 +93,11 @@ class Taker:
     ) -> bytes:
         """Returns the digests of the part that is in the slot now. Raises: what
         accept_copy does."""
+        at_hand = self._look(offer) if offer.told else NOTHING
         own: list[Source] = []
 
         def sources() -> list[Source]:
-            found = self._awaited(offer, over)
+            found = self._awaited(at_hand, offer, over)
             own.extend(self._opened(found.own))
             if found.soon:  # waited for in vain
                 self._alike.setdefault(offer.shard, False)
@@ -106,15 +110,14 @@ class Taker:
             chunk_bytes_max=self._limits.chunk_bytes,
             waits_max=self._limits.waits_max,
             cancelled=over,
-            sources=sources if offer.told and self._look(offer).any else None,
+            sources=sources if at_hand.any else None,
         )
         if own:
             self._alike[offer.shard] = any(source.taken for source in own)
         return digests
 
-    def _awaited(self, offer: Offer, over: Callable[[], bool]) -> AtHand:
+    def _awaited(self, found: AtHand, offer: Offer, over: Callable[[], bool]) -> AtHand:
         until_s = time.monotonic() + self._limits.twin_ms_max / 1000
-        found = self._look(offer)
         while found.soon and self._alike.get(offer.shard, True):
             if over() or time.monotonic() > until_s:
                 break
