@@ -29,8 +29,8 @@ class Relay:
         self.sent = b""
         """What clients have said."""
         self._thread = threading.Thread(target=self._carry, daemon=True)
-        self._thread.start()
         self._order: dict[socket.socket, int] = {}
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self

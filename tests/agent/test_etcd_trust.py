@@ -175,7 +175,7 @@ def test_both_sides_show_certificates(tmp_path: Path) -> None:
         for query, reason in refused.items():
             nodes.query = query
             with pytest.raises(DeadlinePassed, match=reason):
-                nodes.open(call_s_max=0.5).get("")
+                nodes.open(call_s_max=1.0).get("")
         nodes.scheme, nodes.query = "etcd", ""
         with pytest.raises((DeadlinePassed, Refused)):
             nodes.open(call_s_max=0.5).get("")

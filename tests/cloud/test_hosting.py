@@ -33,7 +33,7 @@ class Waiting:
         def wait() -> None:
             self.status = wait_for_result(store, operator, self.ended)
 
-        self._thread = threading.Thread(target=wait)
+        self._thread = threading.Thread(target=wait, daemon=True)
         self._thread.start()
 
     def join(self, timeout_s: float = WAIT_S) -> int | None:

@@ -88,11 +88,14 @@ def bare_of(state: object) -> dict[str, str]:
     tree = api.tree_util
 
     def bare(node: object) -> bool:
-        return not tree.tree_leaves(node, is_leaf=lambda inner: inner is not node)
+        def inner(other: object) -> bool:
+            return other is not node
+
+        return not tree.tree_leaves(node, is_leaf=inner)
 
     nodes: list[tuple[Any, Any]]
     nodes = tree.tree_flatten_with_path(state, is_leaf=bare)[0]
-    words = {dict: "Dict", list: "List", tuple: "Tuple"}
+    words: dict[Any, str] = {dict: "Dict", list: "List", tuple: "Tuple"}
     return {
         ROOT + tree.keystr(path): words.get(type(node), "None")
         for path, node in nodes

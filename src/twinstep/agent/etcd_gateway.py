@@ -274,6 +274,9 @@ class Gateway:
             self._look_at_late()
 
 
+SILENT = "it was silent"
+
+
 @final
 class _Call:
     """One call, on one connection or several.
@@ -288,7 +291,7 @@ class _Call:
         self._flights: dict[Link, int] = {}
         self._flights_max = gateway.bounds.flights_max if care == "hedged" else 1
         self._next_s = 0.0
-        self._reason = "it was silent"
+        self._reason = SILENT
 
     def answer(self) -> bytes:
         try:
@@ -335,7 +338,9 @@ class _Call:
             self._flights[link] = index
             growth = gateway.bounds.hedge_growth ** (len(self._flights) - 1)
             self._next_s = monotonic_s() + gateway.bounds.hedge_s * growth
-        except (OSError, DeadlinePassed) as error:
+        except DeadlinePassed as error:  # tells less than what failed before
+            self._again(index, str(error) if self._reason == SILENT else self._reason)
+        except OSError as error:
             self._again(index, str(error))
 
     def _again(self, index: int, reason: str) -> None:
