@@ -24,6 +24,8 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Option("--folder", help="The run's folder.")]
 HERE = Path("decoder-run")
+WIDE = 132
+"""Columns of a table that is written into a file or a pipe."""
 Preset = Annotated[
     str | None, typer.Option(help="The model's sizes: tiny or mini; tiny by default.")
 ]
@@ -40,6 +42,12 @@ Limit = Annotated[int | None, typer.Option(help="Held-out items of each task.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write the result to this file.")
 ]
+
+
+def _console() -> Console:
+    """Where there is no terminal, a table has room for its words."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 def _open(folder: Path, changes: dict[str, Any]) -> tuple[Run, Recipe]:
@@ -80,7 +88,7 @@ def data(
 
     changes = {"data.tasks": task, "data.amount": amount, "data.seed": seed}
     run, recipe = _open(folder, changes | _preset(preset))
-    stages.make_data(run, recipe, stages.Speech(Console()))
+    stages.make_data(run, recipe, stages.Speech(_console()))
 
 
 @app.command()
@@ -92,7 +100,7 @@ def tokenizer(
     from twinstep.decoder import stages
 
     run, recipe = _open(folder, {"model.vocabulary": vocabulary})
-    stages.make_tokenizer(run, recipe, stages.Speech(Console()))
+    stages.make_tokenizer(run, recipe, stages.Speech(_console()))
 
 
 @app.command()
@@ -125,7 +133,7 @@ def train(
             "job.seconds_max": seconds_max,
         },
     )
-    console = Console()
+    console = _console()
     stages.train(run, recipe, stages.Speech(console), anew=anew)
     stages.show_goodput(run, console)
 
@@ -140,7 +148,7 @@ def goodput(
     from twinstep.decoder import stages
     from twinstep.decoder.run import Run
 
-    stages.show_goodput(Run(folder), Console(), png=png, json_file=json_file)
+    stages.show_goodput(Run(folder), _console(), png=png, json_file=json_file)
 
 
 @app.command()
@@ -190,7 +198,7 @@ def evaluate(
 
     changes = {"evaluation.tasks": task, "evaluation.limit": limit}
     run, recipe = _open(folder, changes)
-    console = Console()
+    console = _console()
     stages.evaluate(run, recipe, stages.Speech(console), console)
 
 
@@ -215,7 +223,7 @@ def everything(
         "evaluation.limit": limit,
     }
     run, recipe = _open(folder, _preset(preset) | changes)
-    console = Console()
+    console = _console()
     speech = stages.Speech(console)
     stages.make_data(run, recipe, speech)
     stages.make_tokenizer(run, recipe, speech)
@@ -275,7 +283,7 @@ def prove(
         run,
         changed(recipe, changes),
         blows,
-        console=Console(),
+        console=_console(),
         json_file=json_file,
         whole=not steps,
     )
@@ -318,5 +326,5 @@ def plan(
         hold_out=hold_out,
         draws=draws,
         json_file=json_file,
-        console=Console(),
+        console=_console(),
     )

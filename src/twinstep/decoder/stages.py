@@ -259,7 +259,7 @@ def evaluate(run: Run, recipe: Recipe, speech: Speech, console: Console) -> None
             tasks=settings.tasks,
             progress=lambda what, done, total: now(f"{what}: {done}/{total}"),
         )
-    console.print(report.table(found))
+    console.print(report.table(found, width=console.width))
     for text in report.short_of(found):
         speech.line(f"  short of: {text}")
     speech.line(f"evaluation: {time.monotonic() - began_s:.0f} s")

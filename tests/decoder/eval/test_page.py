@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from tests.decoder.eval import oracle
 from tests.decoder.eval.test_baselines import Shelf
@@ -112,5 +113,9 @@ def test_a_task_that_is_not_there_is_named() -> None:
 
 
 def test_the_table_fits_a_console(judged: Judged) -> None:
+    narrow = Console(width=80, file=io.StringIO())
+    narrow.print(report.table(judged.report, width=80))
+    text = narrow.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "…" not in text and all(row.task in text for row in judged.report.rows)
     shown = report.table(replace(judged.report, name="tiny"))
     assert shown.row_count == len(TASKS)

@@ -155,6 +155,9 @@ COLUMNS = (
     "baseline",
     "blind",
 )
+NUMBERS = ("task", "reached", "95 %", "chance", "baseline", "blind")
+WIDE = 120
+"""Columns of a console that all of the table has room in."""
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -178,21 +181,29 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def table(report: Report) -> Table:
-    """The report for a console."""
+def table(report: Report, *, width: int = WIDE) -> Table:
+    """The report for a console of `width` columns; a narrow one has only numbers."""
     shown = Table(title=f"{report.name}: on what it has not seen", expand=False)
-    for column in COLUMNS:
-        right = column in ("items", "reached", "95 %", "chance")
-        shown.add_column(column, justify="right" if right else "left")
+    narrow = width < WIDE
+    kept = [at for at, name in enumerate(COLUMNS) if not narrow or name in NUMBERS]
+    for at in kept:
+        words = COLUMNS[at] in ("in the report", "baseline", "blind")
+        right = COLUMNS[at] in ("items", "reached", "95 %", "chance")
+        shown.add_column(
+            COLUMNS[at], justify="right" if right else "left", no_wrap=not words
+        )
     for row in report.rows:
-        texts = [Text(cell) for cell in cells(row)]
+        texts = [
+            Text(cell.split(" ")[0] if narrow and at in (7, 8) else cell)
+            for at, cell in enumerate(cells(row))
+        ]
         texts[4].stylize("bold")
         if row.task in THRESHOLDS:
             enough = row.reached.value >= THRESHOLDS[row.task]
             texts[4].stylize("green" if enough else "red")
         if not row.blind_is_guessing:
             texts[8].stylize("red")
-        shown.add_row(*texts)
+        shown.add_row(*(texts[at] for at in kept))
     return shown
 
 
