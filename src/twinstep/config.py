@@ -44,7 +44,8 @@ class Transfer:
     says so three times in timing.transfer_s_max."""
     twin_ms_max: int = 1000
     """So long a holder waits for its own rank's capture, which has much of a copy that
-    comes in hybrid sharding, before it has all of that sent."""
+    comes in hybrid sharding, before it has all of that sent; never longer than half of
+    timing.transfer_s_max."""
     threads_max: int = 16
     """Copies sent, and copies received, at the same time."""
     socket_buffer_bytes: int = 4 * 1024 * 1024

@@ -49,8 +49,9 @@ def test_other_settings_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     other = changed(Recipe(), {"train.learning_rate": 1.0, "model.width": 32})
     with pytest.raises(UsageError, match="step 9 .* settings of model, train.*--anew"):
         stages.train(run, other, stages.Speech())
-    with pytest.raises(UsageError, match="--machines 0 cannot read"):
-        stages.train(run, changed(Recipe(), {"job.machines": 0}), stages.Speech())
+    for name in ("job.machines", "job.storage_every_s"):
+        with pytest.raises(UsageError, match="neither --machines 0 nor"):
+            stages.train(run, changed(Recipe(), {name: 0}), stages.Speech())
     assert run.goes_on(Recipe()) == 9
 
 

@@ -82,9 +82,13 @@ class Taker:
         memory: Mapping[tuple[int, int], Slot],
         ask: Callable[[Callable[[], Actions]], None],
         limits: Transfer,
+        *,
+        deadline_s: float,
     ) -> None:
+        """`deadline_s` is the sender's patience, of which at most half is waited."""
         self._copies, self._memory, self._ask = copies, memory, ask
         self._limits = limits
+        self._wait_s_max = min(limits.twin_ms_max / 1000, deadline_s / 2)
         self._alike: dict[int, bool] = {}
         """Whether the own rank's last capture had a chunk of the shard's."""
 
@@ -117,7 +121,7 @@ class Taker:
         return digests
 
     def _awaited(self, found: AtHand, offer: Offer, over: Callable[[], bool]) -> AtHand:
-        until_s = time.monotonic() + self._limits.twin_ms_max / 1000
+        until_s = time.monotonic() + self._wait_s_max
         while found.soon and self._alike.get(offer.shard, True):
             if over() or time.monotonic() > until_s:
                 break

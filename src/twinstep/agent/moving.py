@@ -83,7 +83,13 @@ class Mover:
             tell_s_max=job.timing.transfer_s_max,
         )
         self._arrivals = Arrivals(self._transit, limits=job.transfer)
-        self._taker = Taker(worker.copies, memory, self._lanes.tell, job.transfer)
+        self._taker = Taker(
+            worker.copies,
+            memory,
+            self._lanes.tell,
+            job.transfer,
+            deadline_s=job.timing.transfer_s_max,
+        )
         self._flow = Flow()
         self.pacing = Pacing(job, worker, pages, self._flow)
 

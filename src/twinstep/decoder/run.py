@@ -154,10 +154,10 @@ class Run:
                 f"{where} with other settings of {', '.join(others)}: see "
                 f"{self.begun_with}; set them back to go on there, {way_out}"
             )
-        if not recipe.job.machines:
+        if not (recipe.job.machines and recipe.job.storage_every_s > 0):
             raise UsageError(
-                f"{where} on machines, which --machines 0 cannot read; leave that out "
-                f"to go on there, {way_out}"
+                f"{where}, which neither --machines 0 nor job.storage_every_s = 0 "
+                f"reads; set them otherwise to go on there, {way_out}"
             )
         return step
 
