@@ -86,6 +86,11 @@ def chunk_count(size: int, chunk_bytes: int) -> int:
     return -(-size // chunk_bytes)
 
 
+def digest_of(digests: bytes, index: int) -> bytes:
+    """The digest of one chunk, out of those of a copy's chunks in order."""
+    return digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+
+
 def chunk_of(
     view: memoryview, index: int, *, size: int, chunk_bytes: int
 ) -> memoryview:

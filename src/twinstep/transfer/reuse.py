@@ -28,7 +28,7 @@ import xxhash
 from twinstep.errors import ProtocolError, Refused
 from twinstep.transfer.channel import Channel
 from twinstep.transfer.frame import Lacks, Rejected, Told
-from twinstep.values import DIGEST_BYTES, chunk_of
+from twinstep.values import DIGEST_BYTES, chunk_of, digest_of
 
 CHUNKS_MAX = 1024
 """Told at once; fewer where their digests do not fit into a chunk."""
@@ -44,8 +44,7 @@ class Source:
     """How many chunks were taken from it."""
 
     def has(self, index: int, digest: bytes) -> bool:
-        at = index * DIGEST_BYTES
-        return self.digests[at : at + DIGEST_BYTES] == digest
+        return digest_of(self.digests, index) == digest
 
 
 def windows(positions: range, chunk_bytes: int) -> Iterator[range]:
@@ -60,9 +59,7 @@ def tell(channel: Channel, window: range, digests: bytes) -> list[int]:
     the chunks that the holder lacks.
 
     Raises: Refused, ProtocolError, DeadlinePassed, PeerClosed."""
-    told = b"".join(
-        digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] for index in window
-    )
+    told = b"".join(digest_of(digests, index) for index in window)
     channel.send(Told(first=window[0], count=len(window)), memoryview(told))
     header, payload_bytes = channel.receive()
     if isinstance(header, Rejected):
@@ -104,14 +101,15 @@ def take(
             f"expected the digests of {len(window)} chunks from {window[0]} on, got "
             f"{type(header).__name__} with {payload_bytes} bytes"
         )
-    told = bytearray(due)
-    channel.receive_into(memoryview(told))
+    raw = bytearray(due)
+    channel.receive_into(memoryview(raw))
+    told = bytes(raw)
     taken: dict[int, bytes] = {}
     bits = bytearray(-(-len(window) // 8))
     for at, index in enumerate(window):
         if cancelled():
             raise Refused(f"cancelled here before taking chunk {index}")
-        digest = bytes(told[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES])
+        digest = digest_of(told, at)
         piece = chunk_of(view, index, size=size, chunk_bytes=chunk_bytes)
         if _taken(piece, index, digest, sources, size=size, chunk_bytes=chunk_bytes):
             taken[index] = digest

@@ -25,7 +25,7 @@ from twinstep.transfer import reuse
 from twinstep.transfer.channel import Channel
 from twinstep.transfer.frame import Chunk, DataHeader, Rejected, Waits
 from twinstep.transfer.reuse import Source
-from twinstep.values import DIGEST_BYTES, chunk_count, chunk_of
+from twinstep.values import DIGEST_BYTES, chunk_count, chunk_of, digest_of
 
 Cancelled = Callable[[], bool]
 Turn = Callable[[int], None]
@@ -72,7 +72,7 @@ def send_copy(
                 digest = xxhash.xxh3_128_digest(piece)
                 sent.append(digest)
             else:
-                digest = _digest(digests, index)
+                digest = digest_of(digests, index)
             channel.send(Chunk(index=index, digest=digest), piece)
 
     if tells:
@@ -84,7 +84,7 @@ def send_copy(
         send(positions)
     if digests is None:
         return b"".join(sent)
-    return b"".join(_digest(digests, index) for index in positions)
+    return b"".join(digest_of(digests, index) for index in positions)
 
 
 def receive_copy(
@@ -149,10 +149,6 @@ def receive_copy(
     return b"".join(received[index] for index in positions)
 
 
-def _digest(digests: bytes, index: int) -> bytes:
-    return digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
-
-
 def _next_digest(
     header: DataHeader, payload_bytes: int, *, index: int, due: int
 ) -> bytes:
@@ -190,8 +186,7 @@ def verify_copy(
     assert _fits(digests, size, chunk_bytes), len(digests)
     for index in range(chunk_count(size, chunk_bytes)):
         piece = chunk_of(view, index, size=size, chunk_bytes=chunk_bytes)
-        at = index * DIGEST_BYTES
-        if xxhash.xxh3_128_digest(piece) != digests[at : at + DIGEST_BYTES]:
+        if xxhash.xxh3_128_digest(piece) != digest_of(digests, index):
             return index
     return None
 
